@@ -1,0 +1,1 @@
+"""Faces and labels to model bundles: pretraining, fine-tuning, temporal models and evaluation."""
