@@ -1,7 +1,7 @@
 """Every table's Arrow schema: the one place where columns, units, ranges and null rules are defined.
 
 Tables are plain Parquet: lower-case scalar columns, float32 values, no Arrow extension types (reading one can run
-code). A nullable column may be added within a version; anything else is a new `SCHEMA_VERSION`, which is part of each path.
+code). A nullable column may be added within a version; anything else is a new `SCHEMA_VERSION`, which is in each path.
 """
 
 from __future__ import annotations
@@ -110,19 +110,22 @@ FACES = pa.schema(
         _URI,
         _FRAME,
         _TIME,
-        _track("never"),
-        _field("face_status", pa.string(), "whether the face is fit for a model", range_="ok, low_quality"),
-        *_detection("never"),
+        _track(_NO_FACE),
+        _field(
+            "face_status", pa.string(), "whether the row has a face fit for a model", range_=", ".join(FACE_STATUSES)
+        ),
+        *_detection(_NO_FACE),
         *(
             _field(
                 name,
                 pa.float32(),
                 "landmark in the upright source frame; right and left are the person's own",
                 unit="px",
+                null=_NO_FACE,
             )
             for name in LANDMARK_COLUMNS
         ),
-        _field("crop", pa.binary(), "the aligned face, square RGB, as JPEG"),
+        _field("crop", pa.binary(), "the aligned face, square RGB, as JPEG", null=_NO_FACE),
     ]
 )
 
@@ -214,7 +217,7 @@ LABELS = pa.schema(
 TABLES = {"scores": SCORES, "faces": FACES, "videos": VIDEOS, "labels": LABELS}
 ABOUT = {
     "scores": "A row is a face in a frame, or a frame without one. Every decoded frame has at least one row.",
-    "faces": "A row is a face in a frame, with its aligned crop.",
+    "faces": "A row is a face in a frame, with its aligned crop, or a frame without one.",
     "videos": "A row is a planned video and what became of it, per job.",
     "labels": "A row is an annotated frame of a dataset.",
 }

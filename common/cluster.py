@@ -1,0 +1,261 @@
+"""The Ray session, and a pool of workers that takes bundles of videos: all of mien's Ray is in this module.
+
+Ray puts the driver's working directory first on its workers' path, where a stranger's `train.py` would shadow ours.
+So a session starts from an empty folder, and every worker checks that its packages are the driver's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import common
+from common import log
+from common.errors import JobStalled, MienError
+
+PACKAGES = ("common", "ingest", "train", "score")
+OBJECT_STORE_BYTES = 200 * 2**20  # only bundles and outcomes cross it, never frames
+POLL_S = 0.5
+
+
+class BundleWorker(Protocol):
+    """What runs in an actor: one call a bundle; `beat(where, frames)` reports progress and costs next to nothing."""
+
+    def __call__(self, bundle: Any, beat: Callable[[str, int], None]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many workers, and what each asks of its node."""
+
+    workers: int | None = None  # None: one per CPU of the cluster
+    cpus: float = 1
+    memory_bytes: int = 1_500_000_000
+    stall_s: float = 600
+
+
+def installation() -> dict[str, str]:
+    """Where each of our packages is imported from, and the version."""
+    places = {name: os.path.dirname(importlib.import_module(name).__file__ or "") for name in PACKAGES}
+    return places | {"version": common.__version__}
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """A Ray session: the cluster that `RAY_ADDRESS` names, else one on this machine that ends with the block.
+
+    The process works from an empty folder inside the block, so resolve relative paths before.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    remote = os.environ.get("RAY_ADDRESS")
+    # Never left to a default that changes between Ray's releases: a cluster of our own has a token of its own.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not remote:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+    import ray
+
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory(prefix="mien-") as empty:
+        os.chdir(empty)
+        try:
+            if remote:
+                ray.init(address=remote, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    address="local",
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                )
+            yield
+        finally:
+            ray.shutdown()
+            os.chdir(before)
+
+
+class _Monitor:
+    """Hears the workers' heartbeats; the driver asks it where everybody is."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, int] = {}
+        self.where: dict[str, str] = {}
+
+    def beat(self, worker: str, where: str, frames: int) -> None:
+        self.frames[worker] = frames
+        self.where[worker] = where
+
+    def snapshot(self) -> tuple[int, dict[str, str]]:
+        return sum(self.frames.values()), dict(self.where)
+
+
+class _Actor:
+    """A Ray Data actor around a `BundleWorker`, built once from `factory`."""
+
+    BEAT_S = 1.0
+
+    def __init__(self, factory: Callable[[], BundleWorker], monitor: Any, expected: dict[str, str]) -> None:
+        found = installation()
+        if found != expected:
+            raise MienError(
+                f"a worker imports other code than the driver ({found} instead of {expected}): "
+                "install the same version of mien on every node"
+            )
+        log.configure()
+        self.monitor = monitor
+        self.name = f"{os.uname().nodename}:{os.getpid()}"
+        self.frames = 0
+        self.last = 0.0
+        self.worker = factory()
+
+    def beat(self, where: str, frames: int) -> None:
+        self.frames += frames
+        if time.monotonic() - self.last >= self.BEAT_S or not frames:
+            self.last = time.monotonic()
+            self.monitor.beat.remote(self.name, where, self.frames)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        results = [self.worker(bundle, self.beat) for bundle in batch["item"]]
+        self.beat("idle", 0)
+        return {"item": results}
+
+
+def node_id() -> str:
+    """The Ray node this process runs on."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
+
+
+def living_nodes() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def map_bundles(
+    bundles: Sequence[Any],
+    factory: Callable[[], BundleWorker],
+    pool: Pool,
+    on_frames: Callable[[int], None] = lambda frames: None,
+) -> Iterator[Any]:
+    """Yields what `factory()` makes of each bundle, as they finish; call it inside a `session`.
+
+    A worker that dies is started again and its bundle given to it once more, without end: whoever writes the worker
+    counts attempts. Raises `JobStalled` when no heartbeat changes for `pool.stall_s`, and the worker's own `MienError`.
+    """
+    import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    workers = min(pool.workers or max(1, int(cpus // pool.cpus)), len(bundles))
+    if workers * pool.cpus > cpus and not os.environ.get("RAY_ADDRESS"):
+        raise MienError(
+            f"{workers} workers need {workers * pool.cpus:g} CPUs and this machine has {cpus}: "
+            "ask for fewer with --workers"
+        )
+    monitor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Monitor).remote()
+    results: queue.Queue[Any] = queue.Queue()
+    done = object()
+
+    def pump() -> None:
+        try:
+            for row in _dataset(bundles, factory, pool, workers, monitor).iter_rows():
+                results.put(row["item"])
+            results.put(done)
+        except BaseException as error:
+            results.put(error)
+
+    threading.Thread(target=pump, daemon=True, name="ray-data").start()
+    watchdog = _Watchdog(monitor, pool.stall_s, on_frames)
+    while True:
+        try:
+            result = results.get(timeout=POLL_S)
+        except queue.Empty:
+            watchdog.look()
+            continue
+        if result is done:
+            watchdog.look()
+            return
+        if isinstance(result, BaseException):
+            raise _cause(result) from None
+        watchdog.progressed()
+        yield result
+
+
+def _dataset(
+    bundles: Sequence[Any], factory: Callable[[], BundleWorker], pool: Pool, workers: int, monitor: Any
+) -> Any:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # One bundle a block and one block in flight an actor: otherwise two long bundles queue behind one another.
+    return ray.data.from_items(list(bundles), override_num_blocks=len(bundles)).map_batches(
+        _Actor,
+        fn_constructor_args=(factory, monitor, installation()),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+        num_cpus=pool.cpus,
+        memory=pool.memory_bytes,
+    )
+
+
+class _Watchdog:
+    def __init__(self, monitor: Any, stall_s: float, on_frames: Callable[[int], None]) -> None:
+        self.monitor, self.stall_s, self.on_frames = monitor, stall_s, on_frames
+        self.seen: tuple[int, dict[str, str]] = (0, {})
+        self.since = time.monotonic()
+
+    def progressed(self) -> None:
+        self.since = time.monotonic()
+
+    def look(self) -> None:
+        import ray
+
+        try:
+            now = ray.get(self.monitor.snapshot.remote(), timeout=10)
+        except ray.exceptions.GetTimeoutError:
+            now = self.seen
+        if now != self.seen:
+            self.on_frames(max(0, now[0] - self.seen[0]))
+            self.seen = now
+            self.progressed()
+        elif time.monotonic() - self.since > self.stall_s:
+            places = (
+                "; ".join(f"{worker} at {where}" for worker, where in sorted(now[1].items())) or "no worker started"
+            )
+            raise JobStalled(f"no progress for {self.stall_s:g} s, the job was ended: {places}; run it again to go on")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error that a worker raised, out of Ray's wrappers, so that a person reads our sentence."""
+    seen = error
+    while seen is not None:
+        if isinstance(seen, MienError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__  # type: ignore[assignment]
+    return error
+
+
+def stop_on_sigterm() -> None:
+    """A scheduler's SIGTERM ends a job as Ctrl-C does: committed work stays, nothing is half-written."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,289 @@
+"""A job over the videos of an archive: plan, hand out, count strikes, commit, account for every video.
+
+`ingest` and `score` are each a `Processor` that this module runs; Ray is behind `common.cluster`, storage behind
+`common.commit`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import common
+from common import cluster, log
+from common.commit import Committer, Job, Staging
+from common.errors import MienError, VideoError
+from common.faults import fault
+from common.progress import Progress
+from common.units import Unit, Video
+
+STRIKES = 3
+BUNDLE_BYTES = 3_000_000  # about 30 s of a worker's time at 640x360
+BUNDLE_VIDEOS = 64
+COMMITTERS = 2
+
+
+class Processor(Protocol):
+    """What a worker does with a video."""
+
+    def prefetch(self, video: Video) -> None:
+        """Begins to fetch the video that comes next."""
+
+    def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
+        """Writes the video's rows in order and returns what it knows of the `videos` row; raises `VideoError`.
+
+        `beat(frames)` is called with the number of frames done since the last call.
+        """
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, nothing of what changes a row."""
+
+    workers: int | None = None
+    limit: int | None = None
+    dry_run: bool = False
+    retry_failed: str | None = None  # None: no; "": all reasons
+    stall_s: float = 600
+
+
+@dataclass
+class Summary:
+    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before."""
+
+    planned: int = 0
+    ok: int = 0
+    partial: int = 0
+    failed: int = 0
+    skipped: int = 0
+    frames: int = 0
+    rows: int = 0
+    wall_s: float = 0.0
+    frames_per_s: float = 0.0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "failures"}
+
+
+class _Worker:
+    """Runs in an actor: videos of a bundle one after the other, each staged before the next."""
+
+    def __init__(self, job: Job, make_processor: Callable[[], Processor], run_id: str) -> None:
+        self.staging = Staging(job)
+        self.processor = make_processor()
+        self.run_id = run_id
+        self.log = log.get("worker")
+
+    def __call__(self, bundle: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[str]:
+        """Video ids of the bundle, every one with a staged outcome."""
+        videos = [Video(**video) for video in bundle]
+        for video, following in zip(videos, [*videos[1:], None], strict=True):
+            if self.staging.outcome(video) is not None:
+                continue
+            if following is not None:
+                self.processor.prefetch(following)
+            beat(video.uri, 0)
+            self._finish(video, lambda frames, uri=video.uri: beat(uri, frames))
+        return [video.video_id for video in videos]
+
+    def _finish(self, video: Video, beat: Callable[[int], None]) -> None:
+        """Tries a video until it has an outcome: three attempts that kill or break the worker are its end."""
+        broken = "its worker was killed"
+        while True:
+            strikes = self.staging.strikes(video)
+            living = cluster.living_nodes()
+            # A node that was taken away, or a run that was killed, is not the video's fault.
+            counted = sum(strike.run_id == self.run_id and strike.node_id in living for strike in strikes)
+            started = time.monotonic()
+
+            def row(known: dict[str, Any], attempts: int, started: float = started) -> dict[str, Any]:
+                return known | self._account(video, attempts, time.monotonic() - started)
+
+            if counted >= STRIKES:
+                message = f"{counted} attempts ended without a result, the last because {broken}"
+                self.staging.fail(video, row(_failed("worker_lost", message), len(strikes)))
+                return
+            attempt = uuid.uuid4().hex
+            self.staging.strike(video, self.run_id, cluster.node_id(), attempt)
+            fault("worker.attempt", video.uri)
+            try:
+                with self.staging.writer(video, attempt) as writer:
+                    known = self.processor.process(video, writer.write, beat)
+                    writer.finish(row(known, len(strikes) + 1))
+                return
+            except VideoError as error:
+                self.staging.fail(video, row(_failed(error.reason, error.message), len(strikes) + 1))
+                return
+            except MienError:
+                raise
+            except MemoryError:
+                message = "the worker ran out of memory: give it more or lower the batch size"
+                self.staging.fail(video, row(_failed("memory_limit", message), len(strikes) + 1))
+                return
+            except Exception as error:
+                broken = f"{type(error).__name__}: {error}"
+                self.log.exception("attempt failed", uri=video.uri, attempt=counted + 1)
+
+    def _account(self, video: Video, attempts: int, wall_s: float) -> dict[str, Any]:
+        return {
+            "video_id": video.video_id,
+            "uri": video.uri,
+            "version": video.version,
+            "size": video.size,
+            "attempts": attempts,
+            "wall_s": wall_s,
+            "run_id": self.run_id,
+            "code_version": common.__version__,
+            "finished_at": datetime.now(UTC),
+        }
+
+
+def _failed(reason: str, message: str) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "reason": reason,
+        "message": message,
+        "frames": 0,
+        "frames_with_face": 0,
+        "tracks": 0,
+    }
+
+
+@dataclass(frozen=True)
+class _WorkerFactory:
+    """Picklable: what an actor is built from."""
+
+    job: Job
+    make_processor: Callable[[], Processor]
+    run_id: str
+
+    def __call__(self) -> _Worker:
+        return _Worker(self.job, self.make_processor, self.run_id)
+
+
+def bundles(videos: Sequence[Video]) -> list[list[dict[str, Any]]]:
+    """Longest first, so that no long video is left for the end; small ones together."""
+    made: list[list[dict[str, Any]]] = []
+    room = 0
+    for video in sorted(videos, key=lambda video: (-video.size, video.video_id)):
+        if video.size > room or len(made[-1]) >= BUNDLE_VIDEOS:
+            made.append([])
+            room = max(BUNDLE_BYTES, video.size)
+        made[-1].append({"uri": video.uri, "version": video.version, "size": video.size})
+        room -= video.size
+    return made
+
+
+def run(
+    job: Job,
+    listing: Iterable[pa.RecordBatch],
+    make_processor: Callable[[], Processor],
+    options: RunOptions,
+    pool: cluster.Pool,
+) -> Summary:
+    """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""
+    cluster.stop_on_sigterm()
+    started = time.monotonic()
+    run_id = f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    committer = Committer(job)
+    listed: list[pa.Array] = []
+    counted = _counted(listing, listed)
+    if options.dry_run:
+        units = committer.preview(counted, limit=options.limit)
+    else:
+        committer.record_config()
+        committer.plan.extend(counted, limit=options.limit)
+        if options.retry_failed is not None:
+            committer.retry_failed(options.retry_failed or None)
+        units = committer.pending()
+    summary = Summary(planned=sum(len(unit.videos) for unit in units))
+    summary.skipped = _others(listed, units)
+    if units and not options.dry_run:
+        _do(committer, units, _WorkerFactory(job, make_processor, run_id), pool, summary)
+    summary.wall_s = round(time.monotonic() - started, 3)
+    summary.frames_per_s = round(summary.frames / summary.wall_s, 2) if summary.wall_s else 0.0
+    if not options.dry_run:
+        if summary.planned != summary.ok + summary.partial + summary.failed:
+            raise MienError(
+                f"{summary.planned} videos were planned, but {summary.ok} ok, {summary.partial} partial and "
+                f"{summary.failed} failed do not add up to them: run `mien reconcile`"
+            )
+        committer.record_run(run_id, summary.as_json())
+    return summary
+
+
+def _counted(listing: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> Iterator[pa.RecordBatch]:
+    for batch in listing:
+        listed.append(batch.column("video_id"))
+        yield batch
+
+
+def _others(listed: list[pa.Array], units: Sequence[Unit]) -> int:
+    """How many of the listed videos are not in `units`: they were finished by earlier runs."""
+    if not listed:
+        return 0
+    unique = pa.chunked_array(listed).unique()
+    planned = pa.array([video.video_id for unit in units for video in unit.videos], pa.string())
+    return len(unique) - pc.sum(pc.is_in(unique, planned)).as_py()
+
+
+def _do(
+    committer: Committer, units: Sequence[Unit], factory: _WorkerFactory, pool: cluster.Pool, summary: Summary
+) -> None:
+    todo = {unit.id: {video.video_id: video for video in unit.videos} for unit in units}
+    by_id = {unit.id: unit for unit in units}
+    for unit in units:
+        for video_id in committer.staged(unit):
+            todo[unit.id].pop(video_id, None)
+    unit_of = {video_id: unit_id for unit_id, videos in todo.items() for video_id in videos}
+    work = bundles([video for videos in todo.values() for video in videos.values()])
+    total = sum(len(unit.videos) for unit in units)
+    commits: list[Future[Any]] = []
+    with (
+        ThreadPoolExecutor(COMMITTERS, thread_name_prefix="commit") as committers,
+        Progress(total=total, unit="video") as bar,
+    ):
+        try:
+            commits += [
+                committers.submit(committer.commit, by_id[unit_id]) for unit_id, left in todo.items() if not left
+            ]
+            if work:
+                with cluster.session():
+                    for finished in cluster.map_bundles(work, factory, pool, lambda frames: bar.update(frames=frames)):
+                        for video_id in finished:
+                            left = todo[unit_of[video_id]]
+                            del left[video_id]
+                            if not left:
+                                commits.append(committers.submit(committer.commit, by_id[unit_of[video_id]]))
+                        bar.update(videos=len(finished))
+                        commits = _account(commits, summary, wait=False)
+            _account(commits, summary, wait=True)
+        except BaseException:
+            committers.shutdown(cancel_futures=True)
+            raise
+
+
+def _account(commits: list[Future[Any]], summary: Summary, *, wait: bool) -> list[Future[Any]]:
+    """Adds finished commits to the summary, raises what they raised, returns the unfinished ones."""
+    left = []
+    for commit in commits:
+        if not wait and not commit.done():
+            left.append(commit)
+            continue
+        record = commit.result()
+        summary.rows += record.rows
+        for row in record.videos:
+            setattr(summary, row["status"], getattr(summary, row["status"]) + 1)
+            summary.frames += row["frames"]
+            if row["status"] != "ok":
+                summary.failures.append({key: row[key] or "" for key in ("uri", "status", "reason", "message")})
+    return left
