@@ -1,0 +1,109 @@
+"""Where the windows of a temporal model lie: one arithmetic for training, evaluation and scoring.
+
+A face track has features at the times of its frames. A temporal model wants windows of `window` features at the frame
+rate it was trained at. So a track's features are laid on a grid (point k at t0 + k / fps, t0 the track's first time),
+windows are cut from the grid, overlapping predictions are averaged, and predictions go back to the frames' own times.
+
+The papers write "[n/s]+1 segments", which leaves the last one empty where the stride divides n; here there are
+k = max(1, ceil((n - w) / s) + 1), the last one padded and masked, so no frame is dropped and none is alone.
+
+Pure functions over arrays; they hold a whole track. `score.windows` does the same for a track that never ends.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# In grid steps. Containers that count in milliseconds are off by up to 0.015 steps at 30 fps; without this, the frames
+# of a 60 fps file, every other one half-way between two points of a 30 fps grid, would fall to either side by chance.
+TOLERANCE = 0.02
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+def breaks(frame_index: NDArray, times: NDArray, *, max_gap: int, max_gap_s: float) -> Bools:
+    """Whether a new sequence begins between one frame of a track and the next; bool [m - 1] for m frames.
+
+    Windows do not reach across more than `max_gap` frames or `max_gap_s` seconds without the face. The second also
+    keeps a broken time stamp (a jump of hours) from laying out millions of grid points that hold nothing.
+    """
+    return (np.diff(frame_index) > max_gap) | (np.diff(times) > max_gap_s)
+
+
+def positions(times: NDArray, origin: float, fps: float) -> Floats:
+    """Each time's place on the grid, in steps from `origin`; [m] -> [m], never decreasing.
+
+    A place within `TOLERANCE` of a grid point is that point. A time before its predecessor's counts as equal to it.
+    """
+    places = np.maximum.accumulate((np.asarray(times, np.float64) - origin) * fps)
+    whole = np.rint(places)
+    return np.where(np.abs(places - whole) <= TOLERANCE, whole, places)
+
+
+def points(places: Floats) -> Ints:
+    """The grid point that takes each frame: k takes the places in (k - 1/2, k + 1/2]; [m] -> [m]."""
+    return np.maximum(np.ceil(places - 0.5 - TOLERANCE), 0).astype(np.int64)
+
+
+def hold(taken: Ints) -> tuple[Ints, Bools]:
+    """Sample and hold, for frames at the grid points `taken` [m] (ascending, the first 0).
+
+    Returns per grid point up to the last one taken, n = taken[-1] + 1: the frame it holds (the latest one up to it),
+    int64 [n], and whether that frame is its own, bool [n]. A bundle with gaps = "mask" masks the others.
+    """
+    grid = np.arange(taken[-1] + 1)
+    source = np.searchsorted(taken, grid, side="right") - 1
+    return source, taken[source] == grid
+
+
+def starts(n: int, window: int, stride: int) -> Ints:
+    """First grid points of the windows over n >= 1 points: max(1, ceil((n - window) / stride) + 1) of them."""
+    if not 1 <= stride <= window:
+        raise ValueError(f"a stride of {stride} with windows of {window} would leave points out")
+    return stride * np.arange(max(1, -((window - n) // stride) + 1))
+
+
+def cut(features: NDArray, valid: Bools, window: int, stride: int) -> tuple[NDArray[np.float32], Bools]:
+    """The windows over one grid: [n, D] and [n] -> float32 [k, window, D] and valid bool [k, window].
+
+    What is not valid, and what lies past the end, is zero.
+    """
+    n, width = features.shape
+    first = starts(n, window, stride)
+    pieces = np.zeros((len(first), window, width), np.float32)
+    mask = np.zeros((len(first), window), bool)
+    for piece, kept, start in zip(pieces, mask, first, strict=True):
+        stop = min(start + window, n)
+        kept[: stop - start] = valid[start:stop]
+        piece[: stop - start] = features[start:stop]
+    pieces[~mask] = 0
+    return pieces, mask
+
+
+def average(predictions: NDArray, n: int, stride: int) -> Floats:
+    """Predictions of overlapping windows, each with equal weight: [k, window, K] -> float64 [n, K]."""
+    window = predictions.shape[1]
+    total = np.zeros((n, predictions.shape[2]))
+    count = np.zeros((n, 1))
+    for piece, start in zip(predictions, starts(n, window, stride), strict=True):
+        stop = min(start + window, n)
+        total[start:stop] += piece[: stop - start]
+        count[start:stop] += 1
+    return total / count
+
+
+def at_frames(predictions: NDArray, valid: Bools, places: Floats) -> Floats:
+    """From the grid back to the frames, linear between the two neighbouring points: [n, K], [n], [m] -> float64 [m, K].
+
+    A neighbour that is masked, or past the end, has no say; a frame's own point is always one of the two.
+    """
+    lower = np.minimum(np.floor(places).astype(np.int64), len(predictions) - 1)
+    upper = np.minimum(lower + 1, len(predictions) - 1)
+    share = np.clip(places - lower, 0, 1)
+    share = np.where(valid[upper], np.where(valid[lower], share, 1.0), 0.0)[:, None]
+    low = np.where(share < 1, predictions[lower], 0.0)  # what has no say may be anything, also NaN
+    high = np.where(share > 0, predictions[upper], 0.0)
+    return np.where(share == 1, high, low + share * np.where(share > 0, high - low, 0.0))
