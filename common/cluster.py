@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import common
-from common import log
+from common import errors, log
 from common.errors import JobStalled, MienError
 
 PACKAGES = ("common", "ingest", "train", "score")
@@ -118,6 +118,7 @@ class _Actor:
         self.name = f"{os.uname().nodename}:{os.getpid()}"
         self.frames = 0
         self.last = 0.0
+        self.beat("building its models", 0)
         self.worker = factory()
 
     def beat(self, where: str, frames: int) -> None:
@@ -127,9 +128,14 @@ class _Actor:
             self.monitor.beat.remote(self.name, where, self.frames)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        results = [self.worker(bundle, self.beat) for bundle in batch["item"]]
+        (bundle,) = batch["item"]
+        try:
+            result, error = self.worker(bundle, self.beat), None
+        except MienError as raised:
+            # Ray would hand the driver a text with tracebacks in it; the sentence travels as data.
+            result, error = None, (type(raised).__name__, str(raised))
         self.beat("idle", 0)
-        return {"item": results}
+        return {"result": [result], "error": [error]}
 
 
 def node_id() -> str:
@@ -172,7 +178,7 @@ def map_bundles(
     def pump() -> None:
         try:
             for row in _dataset(bundles, factory, pool, workers, monitor).iter_rows():
-                results.put(row["item"])
+                results.put(row)
             results.put(done)
         except BaseException as error:
             results.put(error)
@@ -189,9 +195,12 @@ def map_bundles(
             watchdog.look()
             return
         if isinstance(result, BaseException):
-            raise _cause(result) from None
+            raise result
+        if result["error"] is not None:
+            kind, sentence = result["error"]
+            raise getattr(errors, kind)(sentence)
         watchdog.progressed()
-        yield result
+        yield result["result"]
 
 
 def _dataset(
@@ -239,16 +248,6 @@ class _Watchdog:
                 "; ".join(f"{worker} at {where}" for worker, where in sorted(now[1].items())) or "no worker started"
             )
             raise JobStalled(f"no progress for {self.stall_s:g} s, the job was ended: {places}; run it again to go on")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error that a worker raised, out of Ray's wrappers, so that a person reads our sentence."""
-    seen = error
-    while seen is not None:
-        if isinstance(seen, MienError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__  # type: ignore[assignment]
-    return error
 
 
 def stop_on_sigterm() -> None:

@@ -98,7 +98,7 @@ def s3_server() -> Iterator[str]:
             os.environ[key] = value
 
 
-@pytest.fixture()
+@pytest.fixture
 def s3_url(s3_server: str) -> str:
     """`s3://<fresh bucket>`."""
     import botocore.session

@@ -79,7 +79,7 @@ def test_a_killed_worker_is_started_again_and_its_bundle_is_not_lost(tmp_path: P
 
 def test_a_job_without_progress_ends_and_says_where_it_stood() -> None:
     with pytest.raises(JobStalled, match="at video-7"):
-        list(cluster.map_bundles([7], standing_still, cluster.Pool(workers=1, stall_s=3)))
+        list(cluster.map_bundles([7], standing_still, cluster.Pool(workers=1, stall_s=6)))
 
 
 def test_more_workers_than_the_machine_has_cpus_is_refused() -> None:
