@@ -1,0 +1,120 @@
+"""What a file is by its first bytes, before any decoder sees it.
+
+FFmpeg tells formats by their content and would follow a playlist named clip.mp4 to local files or URLs
+(CVE-2016-1897), so only known video containers pass, and the decoder is told which demuxer to use.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import VideoError
+
+HEAD_BYTES = 64 << 10
+MAX_BOXES = 10_000
+TS_SYNC = 0x47
+
+# FFmpeg's name of the demuxer, by the bytes at the start.
+_PREFIXES: tuple[tuple[bytes, str], ...] = (
+    (b"\x1aE\xdf\xa3", "matroska"),
+    (b"FLV\x01", "flv"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
+    (b"OggS", "ogg"),
+    (b"\x00\x00\x01\xba", "mpeg"),
+    (b"\x00\x00\x01\xb3", "mpegvideo"),
+)
+_ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_VIDEO_PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+
+
+def container_of(fd: int) -> str:
+    """FFmpeg's name of the demuxer for an open file.
+
+    VideoError: `unreadable` (empty), `not_video` (not one of the known containers), `encrypted`.
+    """
+    head = os.pread(fd, HEAD_BYTES, 0)
+    if not head:
+        raise VideoError("unreadable", "the file is empty")
+    name = family(head)
+    if name is None:
+        raise VideoError("not_video", f"its first bytes are those of no known video container but of {_guess(head)}")
+    if name == "mov" and _is_encrypted(fd):
+        raise VideoError("encrypted", "the video track is encrypted (Common Encryption)")
+    return name
+
+
+def check_magic(path: Path) -> str:
+    """`container_of` for a path."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return container_of(fd)
+    finally:
+        os.close(fd)
+
+
+def family(head: bytes) -> str | None:
+    """The container that starts with `head`, or None."""
+    for prefix, name in _PREFIXES:
+        if head.startswith(prefix):
+            return name
+    if head[4:8] in _ISO_BOXES:
+        return "mov"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    return "mpegts" if _is_transport_stream(head) else None
+
+
+def _is_transport_stream(head: bytes) -> bool:
+    """Sync bytes 188 apart (or 192 with time codes, 204 with error correction), at the start of the file."""
+    for size, offset in ((188, 0), (192, 4), (204, 0)):
+        marks = head[offset : offset + 5 * size : size]
+        if len(marks) >= 2 and all(mark == TS_SYNC for mark in marks):
+            return True
+    return False
+
+
+def _guess(head: bytes) -> str:
+    known = (
+        ((b"#EXTM3U",), "a playlist"),
+        ((b"ffconcat", b"<?xml", b"<MPD", b"v=0"), "a playlist or text"),
+        ((b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"fLaC"), "an audio file"),
+        ((b"RIFF",), "a RIFF file other than AVI"),
+        ((b"\xff\xd8\xff", b"\x89PNG", b"GIF8"), "a picture"),
+    )
+    for prefixes, name in known:
+        if head.lstrip().startswith(prefixes):
+            return name
+    try:
+        head[:512].decode("ascii")
+    except UnicodeDecodeError:
+        return "something else"
+    return "text"
+
+
+def _boxes(fd: int, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start of content, end) of the ISO-BMFF boxes in a byte range (ISO/IEC 14496-12, 4.2)."""
+    for _ in range(MAX_BOXES):
+        head = os.pread(fd, 16, start)
+        if start + 8 > end or len(head) < 8:
+            return
+        size, kind = struct.unpack(">I4s", head[:8])
+        content = start + 8
+        if size == 1 and len(head) == 16:
+            size, content = struct.unpack(">Q", head[8:])[0], start + 16
+        stop = end if size == 0 else start + size
+        if stop < content:
+            return
+        yield kind, content, min(stop, end)
+        start = stop
+
+
+def _is_encrypted(fd: int) -> bool:
+    """Whether every video track's sample entries are `encv` (ISO/IEC 23001-7, 4.1). FFmpeg hides that name."""
+    ranges = [(0, os.fstat(fd).st_size)]
+    for step in _VIDEO_PATH:
+        ranges = [(start, stop) for outer in ranges for kind, start, stop in _boxes(fd, *outer) if kind == step]
+    entries = [kind for start, stop in ranges for kind, _, _ in _boxes(fd, start + 8, stop)]
+    return b"encv" in entries
