@@ -27,6 +27,10 @@ class NotFound(StoreError):
     """There is no object under this key."""
 
 
+class AccessDenied(StoreError):
+    """The storage refused the credentials, or the permissions do not allow it."""
+
+
 class PreconditionFailed(StoreError):
     """A conditional put or read found another version than the one it named."""
 
