@@ -164,6 +164,8 @@ def map_bundles(
     """
     import ray
 
+    if not bundles:
+        return
     cpus = int(ray.cluster_resources().get("CPU", 1))
     workers = min(pool.workers or max(1, int(cpus // pool.cpus)), len(bundles))
     if workers * pool.cpus > cpus and not os.environ.get("RAY_ADDRESS"):

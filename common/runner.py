@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -23,12 +23,13 @@ from common.commit import Committer, Job, Staging
 from common.errors import MienError, VideoError
 from common.faults import fault
 from common.progress import Progress
-from common.units import Unit, Video
+from common.units import Unit, Units, Video
 
 STRIKES = 3
 BUNDLE_BYTES = 3_000_000  # about 30 s of a worker's time at 640x360
 BUNDLE_VIDEOS = 64
 COMMITTERS = 2
+ROUND_VIDEOS = 20_000
 
 
 class Processor(Protocol):
@@ -70,6 +71,15 @@ class Summary:
     frames_per_s: float = 0.0
     failures: list[dict[str, str]] = field(default_factory=list)
 
+    def add(self, record: LedgerRecord) -> None:
+        """Counts a committed unit's videos."""
+        self.rows += record.rows
+        for video in record.videos:
+            setattr(self, video["status"], getattr(self, video["status"]) + 1)
+            self.frames += video["frames"]
+            if video["status"] != "ok":
+                self.failures.append({key: video[key] or "" for key in ("uri", "status", "reason", "message")})
+
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "failures"}
 
@@ -83,8 +93,8 @@ class _Worker:
         self.run_id = run_id
         self.log = log.get("worker")
 
-    def __call__(self, bundle: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[str]:
-        """Video ids of the bundle, every one with a staged outcome."""
+    def __call__(self, bundle: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[tuple[str, str]]:
+        """(unit, video id) of the bundle's videos, every one with a staged outcome."""
         videos = [Video(**video) for video in bundle]
         for video, following in zip(videos, [*videos[1:], None], strict=True):
             if self.staging.outcome(video) is not None:
@@ -93,7 +103,7 @@ class _Worker:
                 self.processor.prefetch(following)
             beat(video.uri, 0)
             self._finish(video, lambda frames, uri=video.uri: beat(uri, frames))
-        return [video.video_id for video in videos]
+        return [(video.unit, video.video_id) for video in videos]
 
     def _finish(self, video: Video, beat: Callable[[int], None]) -> None:
         """Tries a video until it has an outcome: three attempts that kill or break the worker are its end."""
@@ -178,7 +188,7 @@ def bundles(videos: Sequence[Video]) -> list[list[dict[str, Any]]]:
         if video.size > room or len(made[-1]) >= BUNDLE_VIDEOS:
             made.append([])
             room = max(BUNDLE_BYTES, video.size)
-        made[-1].append({"uri": video.uri, "version": video.version, "size": video.size})
+        made[-1].append({field.name: getattr(video, field.name) for field in fields(video)})
         room -= video.size
     return made
 
@@ -205,7 +215,7 @@ def run(
         if options.retry_failed is not None:
             committer.retry_failed(options.retry_failed or None)
         units = committer.pending()
-    summary = Summary(planned=sum(len(unit.videos) for unit in units))
+    summary = Summary(planned=units.videos)
     summary.skipped = _others(listed, units)
     if units and not options.dry_run:
         _do(committer, units, _WorkerFactory(job, make_processor, run_id), pool, summary)
@@ -227,7 +237,7 @@ def _counted(listing: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> Itera
         yield batch
 
 
-def _others(listed: list[pa.Array], units: Sequence[Unit]) -> int:
+def _others(listed: list[pa.Array], units: Units) -> int:
     """How many of the listed videos are not in `units`: they were finished by earlier runs."""
     if not listed:
         return 0
@@ -236,54 +246,70 @@ def _others(listed: list[pa.Array], units: Sequence[Unit]) -> int:
     return len(unique) - pc.sum(pc.is_in(unique, planned)).as_py()
 
 
-def _do(
-    committer: Committer, units: Sequence[Unit], factory: _WorkerFactory, pool: cluster.Pool, summary: Summary
-) -> None:
-    todo = {unit.id: {video.video_id: video for video in unit.videos} for unit in units}
-    by_id = {unit.id: unit for unit in units}
+def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    """Units in the order of the plan, some thousands of videos at a time: a million need not be in memory at once."""
+    some: list[Unit] = []
     for unit in units:
-        for video_id in committer.staged(unit):
-            todo[unit.id].pop(video_id, None)
-    unit_of = {video_id: unit_id for unit_id, videos in todo.items() for video_id in videos}
-    work = bundles([video for videos in todo.values() for video in videos.values()])
-    total = sum(len(unit.videos) for unit in units)
-    commits: list[Future[Any]] = []
+        some.append(unit)
+        if sum(len(each.videos) for each in some) >= ROUND_VIDEOS:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+class _Round:
+    """Units under way: which videos each still waits for, and the commits that were started."""
+
+    def __init__(self, committer: Committer, units: list[Unit], pool: ThreadPoolExecutor) -> None:
+        self.committer, self.pool = committer, pool
+        self.units = {unit.id: unit for unit in units}
+        self.left: dict[str, set[str]] = {}
+        self.todo: list[Video] = []
+        self.commits: list[Future[Any]] = []
+        for unit in units:
+            staged = committer.staged(unit)
+            videos = [video for video in unit.videos if video.video_id not in staged]
+            self.left[unit.id] = {video.video_id for video in videos}
+            self.todo += videos
+            self._commit_if_whole(unit.id)
+
+    def finished(self, unit_id: str, video_id: str) -> None:
+        self.left[unit_id].discard(video_id)
+        self._commit_if_whole(unit_id)
+
+    def _commit_if_whole(self, unit_id: str) -> None:
+        if not self.left[unit_id]:
+            self.commits.append(self.pool.submit(self.committer.commit, self.units[unit_id]))
+
+    def account(self, summary: Summary, *, wait: bool) -> None:
+        """Adds what is committed to the summary; raises what a commit raised."""
+        unfinished = []
+        for commit in self.commits:
+            if wait or commit.done():
+                summary.add(commit.result())
+            else:
+                unfinished.append(commit)
+        self.commits = unfinished
+
+
+def _do(committer: Committer, units: Units, factory: _WorkerFactory, pool: cluster.Pool, summary: Summary) -> None:
     with (
         ThreadPoolExecutor(COMMITTERS, thread_name_prefix="commit") as committers,
-        Progress(total=total, unit="video") as bar,
+        Progress(total=units.videos, unit="video") as bar,
+        cluster.session(),
     ):
         try:
-            commits += [
-                committers.submit(committer.commit, by_id[unit_id]) for unit_id, left in todo.items() if not left
-            ]
-            if work:
-                with cluster.session():
-                    for finished in cluster.map_bundles(work, factory, pool, lambda frames: bar.update(frames=frames)):
-                        for video_id in finished:
-                            left = todo[unit_of[video_id]]
-                            del left[video_id]
-                            if not left:
-                                commits.append(committers.submit(committer.commit, by_id[unit_of[video_id]]))
-                        bar.update(videos=len(finished))
-                        commits = _account(commits, summary, wait=False)
-            _account(commits, summary, wait=True)
+            for some in _rounds(units):
+                round_ = _Round(committer, some, committers)
+                bar.update(videos=sum(len(unit.videos) for unit in some) - len(round_.todo))
+                work = bundles(round_.todo)
+                for finished in cluster.map_bundles(work, factory, pool, lambda frames: bar.update(frames=frames)):
+                    for unit_id, video_id in finished:
+                        round_.finished(unit_id, video_id)
+                    bar.update(videos=len(finished))
+                    round_.account(summary, wait=False)
+                round_.account(summary, wait=True)
         except BaseException:
             committers.shutdown(cancel_futures=True)
             raise
-
-
-def _account(commits: list[Future[Any]], summary: Summary, *, wait: bool) -> list[Future[Any]]:
-    """Adds finished commits to the summary, raises what they raised, returns the unfinished ones."""
-    left = []
-    for commit in commits:
-        if not wait and not commit.done():
-            left.append(commit)
-            continue
-        record = commit.result()
-        summary.rows += record.rows
-        for row in record.videos:
-            setattr(summary, row["status"], getattr(summary, row["status"]) + 1)
-            summary.frames += row["frames"]
-            if row["status"] != "ok":
-                summary.failures.append({key: row[key] or "" for key in ("uri", "status", "reason", "message")})
-    return left

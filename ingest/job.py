@@ -1,0 +1,81 @@
+"""`mien ingest`: an archive's videos to the `faces` table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from common import cluster, config, runner, schema
+from common.commit import Job
+from common.lake import Lake, Partition
+from common.store import StoreSettings
+from common.units import Video
+from ingest import archive
+from ingest.faces import FacesOptions, FaceSource
+from ingest.shards import to_table
+
+
+class IngestConfig(config.Config):
+    """What decides the rows of `faces`; its digest names their partition."""
+
+    faces: FacesOptions = FacesOptions()
+    jpeg_quality: int = 95
+    frames_per_part: int = 20_000
+
+
+@dataclass(frozen=True)
+class FacesProcessor:
+    """Picklable recipe of a worker's processor; the detector is built in the worker."""
+
+    config: IngestConfig
+
+    def __call__(self) -> _Processor:
+        return _Processor(self.config)
+
+
+class _Processor:
+    def __init__(self, config: IngestConfig) -> None:
+        self.config = config
+        self.source = FaceSource(config.faces)
+
+    def prefetch(self, video: Video) -> None:
+        self.source.prefetch(video)
+
+    def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
+        with self.source.open(video) as stream:
+            for batch in stream:
+                write(to_table(batch, video, quality=self.config.jpeg_quality))
+                beat(len(batch.frame_index))
+        return stream.account()
+
+
+def make_job(lake: Lake, archive_name: str, config_: IngestConfig) -> Job:
+    """The tables that ingesting `archive_name` with this configuration writes."""
+    described = config_.identity()
+    digest = f"i-{config.digest(described)}"
+    return Job(
+        lake=lake,
+        data=Partition("faces", (("schema", str(schema.SCHEMA_VERSION)), ("ingest", digest), ("archive", archive_name))),
+        videos=Partition(
+            "videos", (("schema", str(schema.SCHEMA_VERSION)), ("job", f"ingest-{digest}"), ("archive", archive_name))
+        ),
+        schema=schema.FACES,
+        config=described,
+        frames_per_part=config_.frames_per_part,
+    )
+
+
+def run(
+    sources: Sequence[str], lake: Lake, archive_name: str, config_: IngestConfig, options: runner.RunOptions
+) -> runner.Summary:
+    """Ingests what `sources` list; raises `MienError`."""
+    return runner.run(
+        make_job(lake, archive_name, config_),
+        archive.listing(sources, StoreSettings.from_env()),
+        FacesProcessor(config_),
+        options,
+        cluster.Pool(workers=options.workers, stall_s=options.stall_s),
+    )
