@@ -1,0 +1,149 @@
+"""Aff-Wild2 as the ABAW competitions publish it (3rd to 8th): a text file per face track and task -> `labels` rows.
+
+`<N>th_ABAW_Annotations/<task>/{Train_Set,Validation_Set}/<name>.txt`, the expression task's folder under either of two
+names. Line 1 is a header; line i after it is frame i, counted from 1, of the video. Marks of a frame that is not
+annotated: -5 (valence, arousal) and -1 (expression, action units), which become NULL.
+
+The organisers count one frame more than many containers hold, so a file may have a line for a frame that cannot be
+decoded: its row is kept, and no face will ever join it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from common.errors import UsageError
+from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
+from common.schema import LABELS
+
+SPLITS = {"Train_Set": "train", "Validation_Set": "validation"}
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the three annotation folders: the names it goes by, its files' header, numbers per line."""
+
+    folders: tuple[str, ...]
+    header: str
+    width: int
+
+
+TASKS = {
+    "va": Task(("VA_Estimation_Challenge",), ",".join(VALENCE_AROUSAL), 2),
+    "expr": Task(
+        ("EXPR_Classification_Challenge", "EXPR_Recognition_Challenge"),
+        ",".join(name.capitalize() for name in EXPRESSIONS),
+        1,
+    ),
+    "au": Task(("AU_Detection_Challenge",), ",".join(f"AU{int(unit[2:])}" for unit in ACTION_UNITS), len(ACTION_UNITS)),
+}
+
+
+def fold(base_video: str) -> int:
+    """0 to 4: SHA-256 of the video's name, modulo 5; so both people of a video, and every run, get the same."""
+    return int.from_bytes(hashlib.sha256(base_video.encode()).digest()[:8], "big") % FOLDS
+
+
+def base_and_subject(name: str) -> tuple[str, str | None]:
+    """`video5_left` -> (`video5`, `left`). Only a trailing suffix counts; a bare name may have a suffixed sibling."""
+    for subject in ("left", "right"):
+        if name.endswith(f"_{subject}"):
+            return name.removesuffix(f"_{subject}"), subject
+    return name, None
+
+
+def read(root: Path, dataset: str = "affwild2") -> Iterator[pa.Table]:
+    """A table of `common.schema.LABELS` per annotated face track, by name; a row per frame that any task lists.
+
+    Raises UsageError for a folder without annotations and for a line that cannot be read, naming file and line.
+    """
+    found: dict[str, dict[str, tuple[Path, str]]] = {}
+    for task, split, path in _files(root):
+        twin = found.setdefault(path.stem, {}).setdefault(task, (path, split))
+        if twin[0] != path:
+            raise UsageError(f"{path} and {twin[0]} annotate the same video and task: keep one of them")
+    if not found:
+        raise UsageError(f"no annotations in {root}: expected <N>th_ABAW_Annotations/VA_Estimation_Challenge/Train_Set")
+    for name in sorted(found):
+        yield _table(dataset, name, found[name])
+
+
+def _files(root: Path) -> Iterator[tuple[str, str, Path]]:
+    homes = [root] if root.name.endswith("ABAW_Annotations") else sorted(root.glob("*ABAW_Annotations"))
+    for home in homes:
+        for task, facts in TASKS.items():
+            for folder in facts.folders:
+                for split_folder, split in SPLITS.items():
+                    for path in sorted((home / folder / split_folder).glob("*.txt")):
+                        if not path.name.startswith("."):
+                            yield task, split, path
+
+
+def _table(dataset: str, name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
+    values = {task: _numbers(path, TASKS[task].width) for task, (path, _) in files.items()}
+    count = max(map(len, values.values()))
+    base, subject = base_and_subject(name)
+    columns: dict[str, pa.Array] = {
+        "dataset": pa.repeat(dataset, count),
+        "video": pa.repeat(name, count),
+        "base_video": pa.repeat(base, count),
+        "subject": pa.repeat(pa.scalar(subject, pa.string()), count),
+        "frame_index": pa.array(np.arange(count, dtype=np.int32)),
+        "fold": pa.repeat(pa.scalar(fold(base), pa.int8()), count),
+    }
+    for task in TASKS:
+        split = files[task][1] if task in files else None
+        columns[f"split_{task}"] = pa.repeat(pa.scalar(split, pa.string()), count)
+        rows = np.full((count, TASKS[task].width), np.nan)
+        if task in files:
+            rows[: len(values[task])] = _valid(task, values[task], files[task][0])
+        columns |= _columns(task, rows)
+    return pa.table([columns[field.name].cast(field.type) for field in LABELS], schema=LABELS)
+
+
+def _numbers(path: Path, width: int) -> np.ndarray:
+    """float64 [lines, width] of a file, its header left out."""
+    try:
+        lines = path.read_text().splitlines()[1:]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = [float(cell) for cell in line.split(",")]
+        except ValueError:
+            row = []
+        if len(row) != width:
+            raise UsageError(f"{path}, line {number}: expected {width} numbers separated by commas, found {line!r}")
+        rows.append(row)
+    return np.array(rows, np.float64).reshape(-1, width)
+
+
+def _valid(task: str, rows: np.ndarray, path: Path) -> np.ndarray:
+    """The rows with NaN wherever the frame is not annotated: where any of its numbers is a mark."""
+    unmarked = (rows >= (-1 if task == "va" else 0)).all(1)
+    highest = {"va": 1, "expr": len(EXPRESSIONS) - 1, "au": 1}[task]
+    wrong = unmarked & ~((rows <= highest) & ((task == "va") | (rows == np.rint(rows)))).all(1)
+    if wrong.any():
+        line = int(np.argmax(wrong))
+        raise UsageError(f"{path}, line {line + 2}: {rows[line].tolist()} is out of range")
+    return np.where(unmarked[:, None], rows, np.nan)
+
+
+def _columns(task: str, rows: np.ndarray) -> dict[str, pa.Array]:
+    """The task's columns of `labels`; NaN becomes NULL."""
+    if task == "expr":
+        known = ~np.isnan(rows[:, 0])
+        codes = np.where(known, rows[:, 0], 0).astype(np.int32)
+        return {"expression": pa.array(np.array(EXPRESSIONS, object)[codes], pa.string(), mask=~known)}
+    names = VALENCE_AROUSAL if task == "va" else ACTION_UNITS
+    return {name: pa.array(column, from_pandas=True) for name, column in zip(names, rows.T, strict=True)}
