@@ -1,0 +1,208 @@
+"""One video's faces to its rows of the `scores` table: encode, windows per track, heads, overlap average, rows.
+
+Rows leave in order as soon as every face of their frames is final, so what is held depends on the window and on how
+many faces are in sight, never on the length of the video.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from common.errors import MienError
+from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
+from common.schema import BOX_COLUMNS, SCORES
+from common.windows import breaks
+from score.encode import Encoder, encode
+from score.windows import Sequence, Window, Windowing
+
+if TYPE_CHECKING:
+    from common.units import Video
+    from ingest.faces import FaceBatch
+
+# The columns that a task fills, in the order of its head's outputs.
+TASK_COLUMNS = {"va": VALENCE_AROUSAL, "expr": EXPRESSION_COLUMNS, "au": ACTION_UNITS}
+
+
+class Scorer(Encoder, Protocol):
+    """A bundle at work, as `train.models.load` gives it."""
+
+    def heads(self, features: NDArray[np.float32], valid: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
+        """features float32 [N, w, D], valid bool [N, w] -> for each task of the bundle float32 [N, w, K], activated."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Only `windowing` changes rows; the sizes of batches trade memory for speed."""
+
+    windowing: Windowing
+    batch_size: int = 64  # crops a call of the encoder
+    window_batch: int = 8  # windows a call of the heads
+    table_rows: int = 16_384  # rows gathered before a table leaves; a Parquet row group of a few frames serves nobody
+
+
+@dataclass
+class _Pending:
+    """A batch of frames whose faces wait for predictions; `slot` is the running number of its first face."""
+
+    faces: FaceBatch
+    slot: int
+    predictions: NDArray[np.float32] | None = None  # [M, K], the columns of all tasks side by side
+    ready: int = 0
+
+
+@dataclass
+class _Track:
+    sequence: Sequence
+    frame_index: int
+    time_s: float
+
+
+def scores(batches: Iterable[FaceBatch], model: Scorer, video: Video, options: ScoreOptions) -> Iterator[pa.Table]:
+    """Tables in `schema.SCORES`, their rows in order of (frame_index, track_id), for the faces of one video.
+
+    Every frame of `batches` has a row: without a face its `face_status` is no_face and its predictions are NULL, as are
+    those of a task the bundle lacks. Raises MienError when the model gives a value that is not finite.
+    """
+    tables: list[pa.Table] = []
+    for table in _Stream(model, video, options).tables(batches):
+        tables.append(table)
+        if sum(len(each) for each in tables) >= options.table_rows:
+            yield pa.concat_tables(tables).combine_chunks()
+            tables.clear()
+    if tables:
+        yield pa.concat_tables(tables).combine_chunks()
+
+
+class _Stream:
+    def __init__(self, model: Scorer, video: Video, options: ScoreOptions) -> None:
+        self._model = model
+        self._video = video
+        self._options = options
+        self._tracks: dict[int, _Track] = {}
+        self._pending: deque[_Pending] = deque()
+        self._slot = 0
+        self._clock = -np.inf
+        self._columns: tuple[str, ...] = ()
+
+    def tables(self, batches: Iterable[FaceBatch]) -> Iterator[pa.Table]:
+        for faces, features in encode(batches, self._model, batch_size=self._options.batch_size):
+            self._pending.append(_Pending(faces, self._slot))
+            self._predict(self._windows(faces, features))
+            self._slot += len(faces.crops)
+            yield from self._leave()
+        self._predict(track.sequence.close() for track in self._tracks.values())
+        yield from self._leave()
+
+    def _windows(self, faces: FaceBatch, features: NDArray[np.float32]) -> Iterator[Window]:
+        """The windows that these faces fill, and the last windows of the tracks that are over."""
+        if not len(faces.frame_index):
+            return
+        windowing = self._options.windowing
+        # Windows need a clock that does not run backwards, whatever the file says; the rows keep the file's times.
+        clock = np.maximum.accumulate(np.append(self._clock, faces.time_s))[1:]
+        self._clock = float(clock[-1])
+        for track_id in np.unique(faces.track_id).tolist():
+            rows = np.flatnonzero(faces.track_id == track_id)
+            frame_index, times = faces.frame_index[faces.row[rows]], clock[faces.row[rows]]
+            track = self._tracks.get(track_id)
+            known = ([], []) if track is None else ([track.frame_index], [track.time_s])
+            gaps = breaks(
+                np.append(known[0], frame_index),
+                np.append(known[1], times),
+                max_gap=windowing.max_gap,
+                max_gap_s=windowing.max_gap_s,
+            )
+            fresh = np.append(True, gaps) if track is None else gaps
+            for number, piece in enumerate(np.split(np.arange(len(rows)), np.flatnonzero(fresh))):
+                if number:
+                    if track is not None:
+                        yield track.sequence.close()
+                    track = _Track(Sequence(windowing, float(times[piece[0]])), 0, 0.0)
+                if track is not None and len(piece):
+                    yield from track.sequence.push(times[piece], features[rows[piece]], self._slot + rows[piece])
+            assert track is not None
+            track.frame_index, track.time_s = int(frame_index[-1]), float(times[-1])
+            self._tracks[track_id] = track
+        for track_id, track in list(self._tracks.items()):
+            away, away_s = int(faces.frame_index[-1]) - track.frame_index, self._clock - track.time_s
+            if away > windowing.max_gap or away_s > windowing.max_gap_s:
+                del self._tracks[track_id]
+                yield track.sequence.close()
+
+    def _predict(self, windows: Iterable[Window]) -> None:
+        """Run the heads over the windows, several at once, and hand the final predictions to the frames that wait."""
+        drawn = iter(windows)
+        while some := list(islice(drawn, self._options.window_batch)):
+            valid = np.stack([window.valid for window in some])
+            outputs = self._model.heads(np.stack([window.features for window in some]), valid)
+            tasks = [task for task in TASK_COLUMNS if task in outputs]
+            self._columns = tuple(column for task in tasks for column in TASK_COLUMNS[task])
+            predictions = np.concatenate([outputs[task] for task in tasks], axis=2)
+            if not np.isfinite(predictions[valid]).all():
+                raise MienError(
+                    f"the model gave a value that is not a finite number for {self._video.uri}: its weights are broken"
+                    " or overflow in this precision; try float32, or another bundle"
+                )
+            for window, prediction in zip(some, predictions, strict=True):
+                self._give(*window.sequence.accept(window, np.where(window.valid[:, None], prediction, 0.0)))
+
+    def _give(self, slots: NDArray[np.int64], predictions: NDArray[np.float64]) -> None:
+        for pending in self._pending:
+            size = len(pending.faces.crops)
+            first, last = np.searchsorted(slots, (pending.slot, pending.slot + size))
+            if first == last:
+                continue
+            if pending.predictions is None:
+                pending.predictions = np.empty((size, predictions.shape[1]), np.float32)
+            pending.predictions[slots[first:last] - pending.slot] = predictions[first:last]
+            pending.ready += int(last - first)
+
+    def _leave(self) -> Iterator[pa.Table]:
+        while self._pending and self._pending[0].ready == len(self._pending[0].faces.crops):
+            pending = self._pending.popleft()
+            if len(pending.faces.frame_index):
+                yield _rows(pending.faces, pending.predictions, self._columns, self._video)
+
+
+def _rows(
+    faces: FaceBatch, predictions: NDArray[np.float32] | None, columns: tuple[str, ...], video: Video
+) -> pa.Table:
+    """Rows of one batch of frames: its faces, and the frames without one."""
+    empty = np.setdiff1d(np.arange(len(faces.frame_index)), faces.row)
+    frame = np.concatenate([faces.row, empty])
+    track = np.concatenate([faces.track_id, np.full(len(empty), -1)])
+    order = np.lexsort((track, frame))
+    no_face = order >= len(faces.row)
+    face = np.where(no_face, 0, order)  # the row of `faces` that a row of the table is about
+
+    def of_faces(values: NDArray, type_: pa.DataType) -> pa.Array:
+        filled = values[face] if len(values) else np.zeros(len(order))
+        return pa.array(filled.astype(type_.to_pandas_dtype()), type_, mask=no_face)
+
+    status = np.where(no_face, "no_face", np.append(faces.status, "")[face])
+    data = {
+        "video_id": pa.repeat(video.video_id, len(order)),
+        "uri": pa.repeat(video.uri, len(order)),
+        "frame_index": pa.array(faces.frame_index[frame[order]], pa.int32()),
+        "time_s": pa.array(faces.time_s[frame[order]], pa.float64()),
+        "track_id": of_faces(faces.track_id, pa.int32()),
+        "face_status": pa.array(status.tolist(), pa.string()),
+        "det_score": of_faces(faces.score, pa.float32()),
+    }
+    data |= {name: of_faces(faces.box[:, i], pa.float32()) for i, name in enumerate(BOX_COLUMNS)}
+    if predictions is not None:
+        data |= {name: of_faces(predictions[:, i], pa.float32()) for i, name in enumerate(columns)}
+        if EXPRESSION_COLUMNS[0] in columns:
+            first = columns.index(EXPRESSION_COLUMNS[0])
+            best = predictions[:, first : first + len(EXPRESSIONS)].argmax(axis=1)
+            data["expression"] = pa.array(np.array(EXPRESSIONS)[best][face].tolist(), pa.string(), mask=no_face)
+    arrays = [data.get(column.name, pa.nulls(len(order), column.type)) for column in SCORES]
+    return pa.Table.from_arrays(arrays, schema=SCORES)
