@@ -24,14 +24,16 @@ class DecodeOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    decoder: Literal["pyav", "decord"] = Field("pyav", description="where pixels come from")
-    every: int = Field(1, ge=1, description="give one frame in so many")
-    batch_frames: int = Field(16, ge=1, le=256, description="most frames of a batch")
-    ring_bytes: int = Field(96 << 20, ge=1, description="shared memory for frames; always room for three of them")
-    max_pixels: int = Field(8192 * 4320, ge=1, description="largest picture")
-    memory_bytes: int = Field(2 << 30, ge=256 << 20, description="most memory of the decoder process")
-    stall_s: float = Field(30.0, gt=0, description="longest wait for the next frames")
-    start_s: float = Field(60.0, gt=0, description="longest wait in all, to which each frame adds 2 s")
+    decoder: Literal["pyav", "decord"] = Field(default="pyav", description="where pixels come from")
+    every: int = Field(default=1, ge=1, description="give one frame in so many")
+    batch_frames: int = Field(default=16, ge=1, le=256, description="most frames of a batch")
+    ring_bytes: int = Field(
+        default=96 << 20, ge=1, description="shared memory for frames; always room for three of them"
+    )
+    max_pixels: int = Field(default=8192 * 4320, ge=1, description="largest picture")
+    memory_bytes: int = Field(default=2 << 30, ge=256 << 20, description="most memory of the decoder process")
+    stall_s: float = Field(default=30.0, gt=0, description="longest wait for the next frames")
+    start_s: float = Field(default=60.0, gt=0, description="longest wait in all, to which each frame adds 2 s")
 
 
 @dataclass(frozen=True)
@@ -84,61 +86,106 @@ class Ending:
 
 
 class VideoReader:
-    """Iterate once for the batches; `outcome` is there when they have ended. `decoder` is what gave the pixels."""
+    """Iterate once for the batches; `outcome` is there when they have ended.
 
-    def __init__(self, video_fd: int, container: str, options: DecodeOptions, child: Path = CHILD) -> None:
+    `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" where decord failed part of the way.
+    """
+
+    def __init__(self, video_fd: int, demuxer: str, options: DecodeOptions, child: Path = CHILD) -> None:
         self._options = options
-        self._job = {"format": container, "every": options.every, "max_pixels": options.max_pixels, "start": 0}
-        limits = Limits(options.stall_s, options.start_s, options.memory_bytes)
-        self._sandbox = Sandbox(video_fd, self._job | {"decoder": options.decoder}, limits, child)
+        self._child = child
+        self._demuxer = demuxer
+        self._next_index = 0
+        self._drawing = False
+        self._first_s = self._end_s = 0.0
         self.decoder: str = options.decoder
-        self.outcome: Ending | None = None
         self.frames = 0
-        self._span: tuple[float, float] | None = None
+        self.outcome: Ending | None = None
+        self._fd = os.dup(video_fd)
         try:
+            self._sandbox = self._start(options.decoder)
             self.facts = self._begin()
         except BaseException:
             self.close()
             raise
 
+    def _start(self, decoder: str) -> Sandbox:
+        options = self._options
+        job = {
+            "format": self._demuxer,
+            "decoder": decoder,
+            "every": options.every,
+            "start": self._next_index,
+            "max_pixels": options.max_pixels,
+        }
+        limits = Limits(options.stall_s, options.start_s, options.memory_bytes)
+        return Sandbox(self._fd, job, limits, self._child)
+
     def _begin(self) -> VideoFacts:
-        message = self._sandbox.receive()
-        facts = VideoFacts(**message["facts"])
-        height, width = message["picture"]
-        frame_bytes = height * width * 3
-        frames = max(1, min(self._options.batch_frames, self._options.ring_bytes // (RING_SLOTS * frame_bytes)))
-        self._sandbox.open_ring(RING_SLOTS, frames, height, width)
+        message = self._receive()
+        try:
+            facts = VideoFacts(**message["facts"])
+            height, width = (int(side) for side in message["picture"])
+        except (KeyError, TypeError, ValueError):
+            raise VideoError("decode_error", "the decoder sent nonsense") from None
+        if not 0 < height * width <= self._options.max_pixels:
+            raise VideoError("too_large", f"pictures of {width}x{height} exceed {self._options.max_pixels} pixels")
+        room = self._options.ring_bytes // (RING_SLOTS * height * width * 3)
+        self._sandbox.open_ring(RING_SLOTS, max(1, min(self._options.batch_frames, room)), height, width)
+        self._drawing = True
         return facts
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            return self._sandbox.receive()
+        except VideoError:
+            if self.decoder != "decord":
+                raise
+        # Whatever decord died of, PyAV tells whether the video is to blame; it goes on where decord ended.
+        self._sandbox.close()
+        self.decoder = "decord+pyav" if self.frames else "pyav"
+        self._sandbox = self._start("pyav")
+        if self._drawing:
+            self._begin()
+        return self._receive()
 
     def __iter__(self) -> Iterator[FrameBatch]:
         try:
-            while "end" not in (message := self._sandbox.receive()):
+            while "end" not in (message := self._receive()):
                 yield self._batch(message)
                 self._sandbox.send({"free": message["slot"]})
+            end = message["end"]
+            duration_s = float(end["duration_s"])
         except VideoError as error:
             if not self.frames:
                 raise
-            first, last = self._span or (0.0, 0.0)
-            self.outcome = Ending("partial", error.reason, error.message, self.frames, last - first)
+            self._finish(error.reason, error.message, self._end_s - self._first_s)
         else:
-            self.outcome = self._ending(message["end"])
+            self._finish(end["reason"], end["message"], duration_s)
 
     def _batch(self, message: dict[str, Any]) -> FrameBatch:
-        index = np.array(message["frame_index"], np.int32)
-        time_s = np.array(message["time_s"], np.float64)
-        batch = FrameBatch(self._sandbox.pictures(message["slot"], len(index)), index, time_s)
+        try:
+            index = np.array(message["frame_index"], np.int32)
+            time_s = np.array(message["time_s"], np.float64)
+            batch = FrameBatch(self._sandbox.pictures(message["slot"], len(index)), index, time_s)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise VideoError("decode_error", "the decoder sent nonsense") from None
+        self._first_s = self._first_s if self.frames else float(time_s[0])
+        self._end_s = float(time_s[-1]) + (1 / self.facts.fps if self.facts.fps else 0.0)
+        self._next_index = int(index[-1]) + 1
         self.frames += len(batch)
-        first = self._span[0] if self._span else float(time_s[0])
-        self._span = (first, float(time_s[-1]) + (1 / self.facts.fps if self.facts.fps else 0.0))
         return batch
 
-    def _ending(self, end: dict[str, Any]) -> Ending:
-        status: Literal["ok", "partial"] = "partial" if end["reason"] else "ok"
-        return Ending(status, end["reason"], end["message"], self.frames, end["duration_s"])
+    def _finish(self, reason: str | None, message: str | None, duration_s: float) -> None:
+        self.outcome = Ending("partial" if reason else "ok", reason, message, self.frames, duration_s)
 
     def close(self) -> None:
         """End the child process. May be called twice."""
-        self._sandbox.close()
+        if hasattr(self, "_sandbox"):
+            self._sandbox.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 @contextmanager

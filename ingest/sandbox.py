@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from common.errors import VideoError
+from common.schema import REASONS
 
 CHILD = Path(__file__).with_name("decode_child.py")
 MESSAGE_BYTES = 1 << 18
@@ -66,7 +68,7 @@ class Sandbox:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-B", str(child), str(theirs.fileno())],
-                env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={"PATH": "", "OPENBLAS_NUM_THREADS": "1"},  # decord reads PATH; nothing of ours is passed on
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr_fd,
                 stderr=self._stderr_fd,
@@ -104,10 +106,8 @@ class Sandbox:
         self.close()
 
     def send(self, message: Message) -> None:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it is dead: the next receive says how
             self._socket.send(json.dumps(message).encode())
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it is dead: the next receive says how
 
     def receive(self) -> Message:
         """The child's next message. VideoError: it reported one, fell silent, or died."""
@@ -125,9 +125,13 @@ class Sandbox:
         self._waited += time.monotonic() - began
         if not data:
             raise self._cause_of_death()
-        message: Message = json.loads(data)
-        if "error" in message:
-            raise VideoError(message["error"]["reason"], message["error"]["message"])
+        try:
+            message: Message = json.loads(data)
+            if "error" in message:
+                reason, text = message["error"]["reason"], str(message["error"]["message"])
+                raise VideoError(reason if reason in REASONS else "decode_error", text)
+        except (ValueError, TypeError, KeyError):
+            raise VideoError("decode_error", "the decoder sent nonsense") from None
         self._allowance += FRAME_ALLOWANCE_S * len(message.get("time_s", ()))
         return message
 
@@ -160,10 +164,8 @@ class Sandbox:
                 setattr(self, name, -1)
         self._pixels = None
         if self._map is not None:
-            try:
+            with suppress(BufferError):  # a batch is still held: the memory goes with it
                 self._map.close()
-            except BufferError:
-                pass  # a batch is still held: the memory goes with it
             self._map = None
 
     def _kill(self) -> None:
