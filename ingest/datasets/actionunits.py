@@ -53,7 +53,7 @@ def _vector(weights: Mapping[str, float]) -> np.ndarray:
 def valence_arousal(intensities: np.ndarray) -> np.ndarray:
     """float32 [N, 2] in [-1, 1] from intensities [N, 12]."""
     weights = np.stack([_vector(VALENCE), _vector(AROUSAL)], axis=1)
-    return np.clip(intensities @ weights + np.float32([0, CALM]), -1, 1).astype(np.float32)
+    return np.clip(intensities @ weights + np.array([0, CALM], np.float32), -1, 1).astype(np.float32)
 
 
 def active(intensities: np.ndarray) -> np.ndarray:
@@ -77,7 +77,8 @@ def script(frames: int, rng: np.random.Generator) -> np.ndarray:
     The seven prototypes come in a random order, again and again. Lengths are in frames of 30 a second.
     """
     intensities = np.zeros((frames, len(ACTION_UNITS)), np.float32)
-    at, deck = 0, []
+    at = 0
+    deck: list[str] = []
     while at < frames:
         at += int(rng.integers(5, 21))
         deck = deck or [str(name) for name in rng.permutation(list(PROTOTYPES))]

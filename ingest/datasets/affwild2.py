@@ -130,9 +130,10 @@ def _numbers(path: Path, width: int) -> np.ndarray:
 
 def _valid(task: str, rows: np.ndarray, path: Path) -> np.ndarray:
     """The rows with NaN wherever the frame is not annotated: where any of its numbers is a mark."""
-    unmarked = (rows >= (-1 if task == "va" else 0)).all(1)
+    unmarked = np.all(rows >= (-1 if task == "va" else 0), axis=1)
     highest = {"va": 1, "expr": len(EXPRESSIONS) - 1, "au": 1}[task]
-    wrong = unmarked & ~((rows <= highest) & ((task == "va") | (rows == np.rint(rows)))).all(1)
+    allowed = rows <= highest if task == "va" else (rows <= highest) & (rows == np.rint(rows))
+    wrong = unmarked & ~np.all(allowed, axis=1)
     if wrong.any():
         line = int(np.argmax(wrong))
         raise UsageError(f"{path}, line {line + 2}: {rows[line].tolist()} is out of range")

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 
 from common.labels import ACTION_UNITS
+from ingest.datasets import mouth
+from ingest.datasets.mouth import Point
 
 SCALE = 60
 IDENTITY = 0.07
@@ -29,7 +31,9 @@ PATCH = (
 )
 _CORNER = np.array([LEFT, TOP], np.float32)
 
-Point = tuple[float, float]
+_MOUTH_ROWS = round((0.3 - PATCH_Y0) * SCALE)
+"""Rows of the patch above this one are beyond the mouth's reach."""
+
 Move = tuple[str, float, float]
 """A control point and how far it goes, x outwards (away from the nose) and y down."""
 
@@ -50,9 +54,6 @@ MOVES: dict[str, tuple[Move, ...]] = {
     "au25": (),
     "au26": (("chin", 0, 0.16),),
 }
-OPENING = {"au25": 0.09, "au26": 0.22}
-"""How far the lips part at the middle."""
-
 LANDMARKS = ("eye_left", "eye_right", "nose", "corner_left", "corner_right")
 """The detectors' five points, by the side of the image."""
 
@@ -97,17 +98,17 @@ def field(face_points: Mapping[str, Point], guard: Point, moves: Iterable[Move],
             point = face_points.get(name + side)
             if point is None:
                 continue
-            bump = np.exp(-((at - np.float32(point)) ** 2).sum(-1) / (2 * sigma**2))
+            bump = np.exp(-((at - np.array(point, np.float32)) ** 2).sum(-1) / (2 * sigma**2))
             if name.startswith("brow"):
                 bump = bump * _beyond_the_eyes(face_points, guard, at)
-            total += bump[..., None] * np.float32([sign * outwards, down])
+            total += bump[..., None] * np.array([sign * outwards, down], np.float32)
     return total
 
 
 def _beyond_the_eyes(points: Mapping[str, Point], guard: Point, at: np.ndarray) -> np.ndarray:
     free = np.ones(at.shape[:-1], np.float32)
     for side in ("left", "right"):
-        r2 = (((at - np.float32(points[f"guard_{side}"])) / np.float32(guard)) ** 2).sum(-1)
+        r2 = (((at - np.array(points[f"guard_{side}"], np.float32)) / np.array(guard, np.float32)) ** 2).sum(-1)
         free *= 1 - np.exp(-(r2**3))
     return free
 
@@ -124,7 +125,7 @@ def inverse(forward: np.ndarray, box: tuple[slice, slice], steps: int = 4) -> np
     back = shift
     for _ in range(steps):
         back = (back + cv2.remap(shift, here - back, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)) / 2
-    return here + np.float32([box[1].start, box[0].start]) - back
+    return here + np.array([box[1].start, box[0].start], np.float32) - back
 
 
 def fade(at: np.ndarray) -> np.ndarray:
@@ -137,15 +138,6 @@ def fade(at: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def lip_line(points: Mapping[str, Point], x: np.ndarray) -> np.ndarray:
-    """y where the closed lips meet: a parabola through the corners and the middle."""
-    (xl, yl), (xm, ym), (xr, yr) = (points[name] for name in ("corner_left", "lip_line", "corner_right"))
-    a = (x - xm) * (x - xr) / ((xl - xm) * (xl - xr)) * yl
-    b = (x - xl) * (x - xr) / ((xm - xl) * (xm - xr)) * ym
-    c = (x - xl) * (x - xm) / ((xr - xl) * (xr - xm)) * yr
-    return a + b + c
-
-
 def varied(face: Face, rng: np.random.Generator) -> Face:
     """Another person of the same portrait: the face smoothly bent, and mirrored half of the time."""
     bend = rng.normal(0, IDENTITY, (4, 4, 2)).astype(np.float32)
@@ -153,12 +145,12 @@ def varied(face: Face, rng: np.random.Generator) -> Face:
     smooth = cv2.resize(bend, at.shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
     def moves(at: np.ndarray) -> np.ndarray:
-        pixels = ((at - np.float32([PATCH_X0, PATCH_Y0])) * SCALE).reshape(-1, at.shape[-2], 2)
+        pixels = ((at - np.array([PATCH_X0, PATCH_Y0], np.float32)) * SCALE).reshape(-1, at.shape[-2], 2)
         return cv2.remap(smooth, pixels, None, cv2.INTER_LINEAR).reshape(at.shape) * fade(at)[..., None]
 
     texture = face.texture.copy()
     texture[PATCH] = cv2.remap(face.texture, inverse(moves(at), PATCH), None, cv2.INTER_LINEAR)
-    places = np.float32(list(face.points.values()))
+    places = np.array(list(face.points.values()), np.float32)
     places = places + moves(places)
     points = {name: (float(x), float(y)) for name, (x, y) in zip(face.points, places, strict=True)}
     varied_face = replace(face, texture=texture, points=points)
@@ -182,17 +174,19 @@ class Actor:
         self.face = face
         self._canvas = face.texture.copy()
         self._at = grid(PATCH)
-        self._points = np.float32([face.points[name] for name in LANDMARKS])
+        self._points = np.array([face.points[name] for name in LANDMARKS], np.float32)
         self._fields = self._linear(self._at) * fade(self._at)[None, ..., None]
         self._point_fields = self._linear(self._points)
-        self._opening = np.array([OPENING.get(unit, 0.0) for unit in ACTION_UNITS], np.float32)
+        self._opening = np.array([mouth.OPENING.get(unit, 0.0) for unit in ACTION_UNITS], np.float32)
 
     def _linear(self, at: np.ndarray) -> np.ndarray:
         """float32 [14, ..., 2]: what each unit, a turn of the head and a nod do at full strength."""
-        nose = np.float32(self.face.points["nose"])
-        depth = 0.7 * np.exp(-((at / np.float32([0.8, 1.0]) - np.float32([0, 0.5])) ** 2).sum(-1) / 2)
+        nose = np.array(self.face.points["nose"], np.float32)
+        depth = 0.7 * np.exp(
+            -((at / np.array([0.8, 1.0], np.float32) - np.array([0, 0.5], np.float32)) ** 2).sum(-1) / 2
+        )
         depth = depth + 0.3 * np.exp(-((at - nose) ** 2).sum(-1) / (2 * 0.25**2))
-        turns = [depth[..., None] * np.float32(direction) for direction in ((1, 0), (0, 1))]
+        turns = [depth[..., None] * np.array(direction, np.float32) for direction in ((1, 0), (0, 1))]
         units = [field(self.face.points, self.face.guard, MOVES[unit], at) for unit in ACTION_UNITS]
         return np.stack([*units, *turns]).astype(np.float32)
 
@@ -202,40 +196,23 @@ class Actor:
         intensities: [12] in [0, 1]. turn: [2], by how many units the middle of the face goes right and down.
         """
         weights = np.concatenate([intensities, turn]).astype(np.float32)
-        forward = np.tensordot(weights, self._fields, 1)
+        forward = np.zeros_like(self._fields[0])
+        for index in np.flatnonzero(weights):
+            forward = cv2.scaleAdd(self._fields[index], float(weights[index]), forward)
         source = inverse(forward, PATCH)
-        inside, teeth = self._open_mouth(source, float(intensities @ self._opening))
+        inside = self._open_mouth(source, float(intensities @ self._opening))
         patch = cv2.remap(self.face.texture, source, None, cv2.INTER_LINEAR)
-        self._canvas[PATCH] = _paint_mouth(patch, inside, teeth)
+        if inside:
+            inside.paint(patch[_MOUTH_ROWS:, :, :3])
+        self._canvas[PATCH] = patch
         landmarks = self._points + np.tensordot(weights, self._point_fields, 1)
         return self._canvas, to_canvas(landmarks)
 
-    def _open_mouth(self, source: np.ndarray, opening: float) -> tuple[np.ndarray, np.ndarray]:
-        """Parts the lips in `source` (in place); returns coverage [H, W] of the inside and of the teeth in it."""
-        points = self.face.points
-        middle = (points["corner_left"][0] + points["corner_right"][0]) / 2
-        half = (points["corner_right"][0] - points["corner_left"][0]) / 2
-        x, y = np.moveaxis(from_canvas(source), -1, 0)
-        across = np.clip(1 - ((x - middle) / half) ** 2, 0, 1)
-        gap = opening * across**0.7
-        upper, lower = gap * 0.25, gap * 0.75
-        t = y - lip_line(points, x)
-        above, below = np.maximum(-t - upper, 0), np.maximum(t - lower, 0)
-        spread = 0.35
-        shifted = np.where(t < 0, upper * np.exp(-above / spread), -lower * np.exp(-below / spread))
-        inside = np.clip(np.minimum(t + upper, lower - t) * SCALE + 0.5, 0, 1) * (gap > 0.004)
-        source[..., 1] += np.clip(shifted, -np.maximum(t, 0), np.maximum(-t, 0)) * SCALE
-        teeth = np.clip((0.055 - (t + upper)) * SCALE, 0, 1) * np.clip(across * 3 - 1.2, 0, 1)
-        return inside, teeth
-
-
-def _paint_mouth(patch: np.ndarray, inside: np.ndarray, teeth: np.ndarray) -> np.ndarray:
-    rows = np.flatnonzero(inside.any(1))
-    if not len(rows):
-        return patch
-    box = slice(rows[0], rows[-1] + 1)
-    light = patch[box, ..., :3].mean() / 128
-    colour = np.float32([52, 20, 20]) + teeth[box, ..., None] * np.float32([150, 160, 145])
-    cover = inside[box, ..., None]
-    patch[box, ..., :3] = patch[box, ..., :3] * (1 - cover) + np.clip(colour * light, 0, 255) * cover
-    return patch
+    def _open_mouth(self, source: np.ndarray, opening: float) -> mouth.Inside | None:
+        """Parts the lips in `source` (in place); returns what shows between them."""
+        if opening * SCALE < 0.25:
+            return None
+        low = source[_MOUTH_ROWS:]
+        shift, inside = mouth.part_lips(from_canvas(low), self.face.points, opening, 1 / SCALE)
+        low[..., 1] += shift * SCALE
+        return inside

@@ -12,8 +12,9 @@ from importlib.resources import files
 import cv2
 import numpy as np
 
-from ingest.datasets import facewarp
-from ingest.datasets.facewarp import HEIGHT, SCALE, WIDTH, Face, Point
+from ingest.datasets import facewarp, mouth
+from ingest.datasets.facewarp import HEIGHT, SCALE, WIDTH, Face
+from ingest.datasets.mouth import Point
 
 PORTRAITS = ("astronaut", "hopper")
 
@@ -25,7 +26,8 @@ class _Photograph:
     points: dict[str, Point]
     outline: tuple[Point, ...]
     guard: Point
-    smile: float = 0.0
+    smile: Point = (0, 0)
+    """How much of AU12's move outwards and up to take away."""
     teeth: dict[str, Point] = field(default_factory=dict)
     """Where a smile shows teeth: the lower edge of the upper lip and the upper edge of the lower lip, at the middle."""
     brows: tuple[tuple[Point, ...], ...] = ()
@@ -55,7 +57,7 @@ _PHOTOGRAPHS = {
             (266, 137), (275, 134), (290, 117), (300, 92), (296, 58), (288, 43), (276, 31), (248, 18), (227, 16),
         ),
         guard=(0.34, 0.21),
-        smile=0.9,
+        smile=(0.9, 1.2),
         teeth={"upper": (224.5, 143.5), "lower": (224, 149.5)},
     ),
     "hopper": _Photograph(
@@ -79,7 +81,7 @@ _PHOTOGRAPHS = {
             (422, 366), (365, 342), (329, 312), (330, 301), (347, 292), (356, 266), (361, 262), (375, 196), (368, 182),
             (371, 134), (365, 89), (352, 86), (348, 71), (335, 56), (313, 44), (300, 43), (281, 27), (249, 23),
         ),
-        guard=(0.46, 0.33),
+        guard=(0.48, 0.40),
         brows=(
             ((192, 166), (203, 161), (220, 160), (243, 165)),
             ((286, 161), (305, 155), (320, 154), (336, 159)),
@@ -104,7 +106,8 @@ def load(name: str) -> Face:
 
     points = {key: in_face(point) for key, point in photograph.points.items()}
     whole = (slice(0, round(HEIGHT * SCALE)), slice(0, round(WIDTH * SCALE)))
-    relax = [(point, -photograph.smile * x, -photograph.smile * y) for point, x, y in facewarp.MOVES["au12"]]
+    back, down = photograph.smile
+    relax = [(point, -back * x, -down * y) for point, x, y in facewarp.MOVES["au12"]]
     forward = facewarp.field(points, photograph.guard, relax, facewarp.grid(whole))
     source = facewarp.from_canvas(facewarp.inverse(forward, whole, steps=8))
     if photograph.teeth:
@@ -113,9 +116,9 @@ def load(name: str) -> Face:
     to_image = cv2.invertAffineTransform(to_face)
     pixels = (source @ to_image[:, :2].T + to_image[:, 2]).astype(np.float32)
     colour = cv2.remap(image, pixels, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    coverage = cv2.remap(cover, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    coverage = cv2.remap(cover, pixels, None, cv2.INTER_LINEAR)
     coverage = cv2.GaussianBlur(coverage, (0, 0), 1.5)
-    moved = np.float32(list(points.values()))
+    moved = np.array(list(points.values()), np.float32)
     moved += facewarp.field(points, photograph.guard, relax, moved)
     neutral = {key: (float(x), float(y)) for key, (x, y) in zip(points, moved, strict=True)}
     if photograph.teeth:
@@ -135,9 +138,8 @@ def _to_face(points: dict[str, Point]) -> np.ndarray:
 def _without_teeth(source: np.ndarray, points: dict[str, Point], edges: dict[str, Point]) -> np.ndarray:
     """Closes a smiling mouth: each lip is stretched to the line between them, so that the teeth are never looked up."""
     x, y = source[..., 0], source[..., 1]
-    line = facewarp.lip_line(points, x)
-    half = (points["corner_right"][0] - points["corner_left"][0]) / 2
-    across = np.clip(1 - ((x - points["lip_line"][0]) / half) ** 2, 0, 1)
+    line = mouth.lip_line(points, x)
+    across = mouth.between_corners(points, x) ** 0.6
     up = (points["lip_line"][1] - edges["upper"][1]) * across
     down = (edges["lower"][1] - points["lip_line"][1]) * across
     t = y - line
@@ -148,8 +150,8 @@ def _without_teeth(source: np.ndarray, points: dict[str, Point], edges: dict[str
 def _with_lip_line(colour: np.ndarray, points: dict[str, Point]) -> np.ndarray:
     """Darkens the line where the lips meet, as it is in a mouth that was photographed closed."""
     at = facewarp.grid((slice(0, colour.shape[0]), slice(0, colour.shape[1])))
-    across = np.clip(1 - (at[..., 0] / points["corner_right"][0]) ** 2, 0, 1)
-    away = at[..., 1] - facewarp.lip_line(points, at[..., 0])
+    across = mouth.between_corners(points, at[..., 0])
+    away = at[..., 1] - mouth.lip_line(points, at[..., 0])
     shade = 0.45 * across**0.3 * np.exp(-(away**2) / (2 * 0.014**2))
     return (colour * (1 - shade[..., None])).astype(np.uint8)
 
@@ -157,6 +159,6 @@ def _with_lip_line(colour: np.ndarray, points: dict[str, Point]) -> np.ndarray:
 def _with_brows(image: np.ndarray, photograph: _Photograph) -> np.ndarray:
     stroke = np.zeros(image.shape[:2], np.uint8)
     for line in photograph.brows:
-        cv2.polylines(stroke, [np.int32(line)], False, 255, thickness=6, lineType=cv2.LINE_AA)
+        cv2.polylines(stroke, [np.array(line, np.int32)], False, 255, thickness=6, lineType=cv2.LINE_AA)
     soft = cv2.GaussianBlur(stroke, (0, 0), 1.5)[..., None] / 255 * 0.6
     return (image * (1 - soft) + np.array([70, 50, 45]) * soft).astype(np.uint8)

@@ -80,7 +80,7 @@ def frames(clip: Clip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     placements, turns = _motion(clip.frames, rng)
     for intensities, placement, turn in zip(clip.intensities(), placements, turns, strict=True):
         canvas, landmarks = actor.pose(intensities, turn)
-        person = cv2.warpAffine(canvas, placement, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+        person = cv2.warpAffine(canvas, placement, (WIDTH, HEIGHT), borderMode=cv2.BORDER_CONSTANT)
         behind = cv2.multiply(background, cv2.merge([255 - person[..., 3]] * 3), scale=1 / 255)
         frame = cv2.LUT(cv2.add(np.ascontiguousarray(person[..., :3]), behind), tone)
         frame = cv2.multiply(frame, light, scale=1 / 128)
@@ -91,14 +91,19 @@ def frames(clip: Clip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _background(rng: np.random.Generator) -> np.ndarray:
     """uint8 [H, W, 3]: a wall of two colours with things out of focus before it."""
-    top, bottom = rng.uniform(30, 220, (2, 3))
+    top, bottom = _dull(rng), _dull(rng)
     wall = np.linspace(top, bottom, HEIGHT)[:, None].repeat(WIDTH, 1)
     for _ in range(int(rng.integers(3, 9))):
         centre = (int(rng.integers(WIDTH)), int(rng.integers(HEIGHT)))
         axes = (int(rng.integers(10, 90)), int(rng.integers(10, 90)))
-        colour = tuple(float(value) for value in rng.uniform(20, 235, 3))
+        colour = tuple(_dull(rng).tolist())
         cv2.ellipse(wall, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1)
     return cv2.GaussianBlur(wall, (0, 0), float(rng.uniform(3, 12))).astype(np.uint8)
+
+
+def _dull(rng: np.random.Generator) -> np.ndarray:
+    """float64 [3]: a colour of rooms rather than of toys."""
+    return rng.uniform(30, 215) * rng.uniform(0.7, 1.15, 3)
 
 
 def _tone(rng: np.random.Generator) -> np.ndarray:
@@ -136,7 +141,7 @@ def _motion(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     return placements, turns
 
 
-def annotations(clip: Clip) -> dict[str, list[str]]:
+def annotation_lines(clip: Clip) -> dict[str, list[str]]:
     """By task, the lines of the clip's annotation file after its header: one a frame."""
     intensities, rng = clip.intensities(), clip.generators()[2]
     affect = actionunits.valence_arousal(intensities)
@@ -200,13 +205,13 @@ def write_clip(out: Path, clip: Clip) -> None:
             crop = simplejpeg.encode_jpeg(_aligned(rgb, landmarks), quality=95)
             (crops / f"{index + 1:05d}.jpg").write_bytes(crop)
         container.mux(stream.encode())
-    for task, lines in annotations(clip).items():
+    for task, lines in annotation_lines(clip).items():
         text = "\n".join([affwild2.TASKS[task].header, *lines]) + "\n"
         (out / _folder(task, clip.held_out) / f"{clip.name}.txt").write_text(text)
 
 
-_ARCFACE = np.float32(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+_ARCFACE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float32
 )
 
 
