@@ -61,6 +61,7 @@ def session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     remote = os.environ.get("RAY_ADDRESS")
     # Never left to a default that changes between Ray's releases: a cluster of our own has a token of its own.
+    # Ray reads both when it is imported, so that must not happen before.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token" and not remote:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -72,13 +73,14 @@ def session() -> Iterator[None]:
         os.chdir(empty)
         try:
             if remote:
-                ray.init(address=remote, logging_level=logging.ERROR)
+                ray.init(address=remote, logging_level=logging.ERROR, log_to_driver=False)
             else:
                 ray.init(
                     address="local",
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
                     logging_level=logging.ERROR,
+                    log_to_driver=False,  # what became of a video is in the tables; stdout is the command's own
                 )
             yield
         finally:
@@ -102,34 +104,39 @@ class _Monitor:
 
 
 class _Actor:
-    """A Ray Data actor around a `BundleWorker`, built once from `factory`."""
+    """A Ray Data actor around a `BundleWorker`, which its first call builds: an error there is told as any other."""
 
     BEAT_S = 1.0
 
     def __init__(self, factory: Callable[[], BundleWorker], monitor: Any, expected: dict[str, str]) -> None:
+        self.factory, self.monitor, self.expected = factory, monitor, expected
+        self.name = f"{os.uname().nodename}:{os.getpid()}"
+        self.frames = 0
+        self.where, self.last = "", 0.0
+        self.worker: BundleWorker | None = None
+        self.beat("building its models", 0)
+
+    def _build(self) -> BundleWorker:
         found = installation()
-        if found != expected:
+        if found != self.expected:
             raise MienError(
-                f"a worker imports other code than the driver ({found} instead of {expected}): "
+                f"a worker imports other code than the driver ({found} instead of {self.expected}): "
                 "install the same version of mien on every node"
             )
         log.configure()
-        self.monitor = monitor
-        self.name = f"{os.uname().nodename}:{os.getpid()}"
-        self.frames = 0
-        self.last = 0.0
-        self.beat("building its models", 0)
-        self.worker = factory()
+        return self.factory()
 
     def beat(self, where: str, frames: int) -> None:
         self.frames += frames
-        if time.monotonic() - self.last >= self.BEAT_S or not frames:
-            self.last = time.monotonic()
+        if where != self.where or time.monotonic() - self.last >= self.BEAT_S:
+            self.where, self.last = where, time.monotonic()
             self.monitor.beat.remote(self.name, where, self.frames)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         (bundle,) = batch["item"]
         try:
+            if self.worker is None:
+                self.worker = self._build()
             result, error = self.worker(bundle, self.beat), None
         except MienError as raised:
             # Ray would hand the driver a text with tracebacks in it; the sentence travels as data.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,12 +17,16 @@ from common.errors import JobStalled, StoreError
 
 pytestmark = pytest.mark.slow
 
+
 Beat = Callable[[str, int], None]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_session() -> Iterator[None]:
     with cluster.session():
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
         yield
 
 
@@ -79,7 +84,7 @@ def test_a_killed_worker_is_started_again_and_its_bundle_is_not_lost(tmp_path: P
 
 def test_a_job_without_progress_ends_and_says_where_it_stood() -> None:
     with pytest.raises(JobStalled, match="at video-7"):
-        list(cluster.map_bundles([7], standing_still, cluster.Pool(workers=1, stall_s=6)))
+        list(cluster.map_bundles([7], standing_still, cluster.Pool(workers=1, stall_s=10)))
 
 
 def test_more_workers_than_the_machine_has_cpus_is_refused() -> None:
