@@ -8,7 +8,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from common.config import Config
 
 DetectorName = Literal["mtcnn", "retinaface_resnet50", "retinaface_mobilenet0.25"]
 
@@ -41,17 +43,16 @@ class Detector(Protocol):
         """rgb: uint8 [N, H, W, 3] -> the faces of each of the N frames."""
 
 
-class DetectorOptions(BaseModel):
+class DetectorOptions(Config):
     """Which detector, and what it counts as a face."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: DetectorName = "mtcnn"
-    weights: Path | None = Field(None, description="file of RetinaFace's weights; ResNet-50's are downloaded without it")
+    weights: Path | None = Field(None, description="RetinaFace's weights; ResNet-50's are downloaded unless given")
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse weights of another digest")
-    min_face: float = Field(32.0, ge=12, description="smallest face, in pixels of its box's longer side")
-    threshold: float = Field(0.8, gt=0, lt=1, description="lowest score of a face")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of RetinaFace's network")
+    min_face: float = Field(32.0, ge=12, description="smallest face: pixels of its box's longer side")
+    threshold: float = Field(0.7, gt=0, lt=1, description="lowest score of a face")
+    max_side: int = Field(960, ge=64, description="RetinaFace: larger frames are shrunk to this longer side")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="RetinaFace: precision of the network")
 
 
 def build(options: DetectorOptions) -> Detector:
@@ -65,9 +66,7 @@ def build(options: DetectorOptions) -> Detector:
     return load(options)
 
 
-def faces_of(
-    boxes: NDArray, landmarks: NDArray, scores: NDArray, *, min_face: float
-) -> Faces:
+def faces_of(boxes: NDArray, landmarks: NDArray, scores: NDArray, *, min_face: float) -> Faces:
     """Faces out of a detector's raw arrays: without those that are not finite, empty or smaller than `min_face`."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     landmarks = np.asarray(landmarks, np.float32).reshape(-1, 5, 2)

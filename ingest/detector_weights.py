@@ -1,0 +1,100 @@
+"""RetinaFace's weights: from a file, or downloaded once from where the package publishes them; checked, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.errors import MienError, UsageError
+
+TIMEOUT_S = 60.0
+MAX_BYTES = 1 << 30
+
+
+def read(path: Path, sha256: str | None) -> Mapping[str, Tensor]:
+    """The tensors of a file that torch saved, as it is or as the only member of a zip.
+
+    Raises UsageError if the file is missing, holds anything but tensors, or has not the digest `sha256`.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the detector's weights cannot be read from {path}: {error.strerror}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(sha256 or ""):
+        raise UsageError(f"{path} is not the weights file it should be: its SHA-256 is {digest}, expected {sha256}")
+    try:
+        tensors = torch.load(io.BytesIO(_unzipped(data)), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its unpickler met: several types, none documented
+        raise UsageError(f"{path} holds no weights that can be loaded safely: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, Mapping) or not all(isinstance(each, Tensor) for each in tensors.values()):
+        raise UsageError(f"{path} holds something else than a network's weights")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _unzipped(data: bytes) -> bytes:
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            if len(members) == 1:  # torch's own format is a zip of many members
+                if members[0].file_size > MAX_BYTES:
+                    raise ValueError(f"its content would have {members[0].file_size} bytes")
+                return archive.read(members[0])
+    return data
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: torch's own cache of checkpoints ($TORCH_HOME)."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def download(url: str, folder: Path) -> tuple[Path, str]:
+    """`url`'s file in `folder`, fetched if it is not there, and the SHA-256 (or its beginning) that its name states.
+
+    A name ends in the first digits of the file's SHA-256, as torch.hub has it ("net-f168fae3c.zip"). These few digits
+    rule out a broken or exchanged download, not a forgery made to fit them; `weights_sha256` does that.
+    """
+    name = url.rsplit("/", 1)[-1]
+    match = re.search(r"-([0-9a-f]{8,64})\.", name)
+    if match is None:
+        raise UsageError(f"{url} states no digest to check a download against: name a local file of weights")
+    target = folder / name
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch(url, target, match[1])
+    return target, match[1]
+
+
+def _fetch(url: str, target: Path, digest: str) -> None:
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            seen, size = hashlib.sha256(), 0
+            while block := response.read(1 << 20):
+                size += len(block)
+                if size > MAX_BYTES:
+                    raise MienError(f"{url} is larger than weights can be: download stopped")
+                seen.update(block)
+                out.write(block)
+        if not seen.hexdigest().startswith(digest):
+            raise MienError(f"{url} gave a file of SHA-256 {seen.hexdigest()}, not {digest}...: try again later")
+        os.replace(scratch, target)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise MienError(
+            f"the detector's weights could not be downloaded ({reason}): fetch {url} by other means and name the file"
+            " by the detector's option `weights`, or use the detector mtcnn, whose weights are installed"
+        ) from None
+    finally:
+        Path(scratch).unlink(missing_ok=True)
