@@ -196,7 +196,7 @@ def open_video(path: Path, options: DecodeOptions | None = None, child: Path = C
     goes wrong later is told by `outcome`.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not be waited for
     except FileNotFoundError:
         raise VideoError("missing", "there is no such file") from None
     except OSError as error:

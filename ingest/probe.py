@@ -7,6 +7,7 @@ FFmpeg tells formats by their content and would follow a playlist named clip.mp4
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,12 @@ def container_of(fd: int) -> str:
 
     VideoError: `unreadable` (empty), `not_video` (not one of the known containers), `encrypted`.
     """
-    head = os.pread(fd, HEAD_BYTES, 0)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise VideoError("unreadable", "it is a folder or a device, not a file")
+    try:
+        head = os.pread(fd, HEAD_BYTES, 0)
+    except OSError as error:
+        raise VideoError("unreadable", f"the file cannot be read: {error.strerror}") from None
     if not head:
         raise VideoError("unreadable", "the file is empty")
     name = family(head)
@@ -69,6 +75,8 @@ def family(head: bytes) -> str | None:
 
 def _is_transport_stream(head: bytes) -> bool:
     """Sync bytes 188 apart (or 192 with time codes, 204 with error correction), at the start of the file."""
+    if _is_text(head):
+        return False
     for size, offset in ((188, 0), (192, 4), (204, 0)):
         marks = head[offset : offset + 5 * size : size]
         if len(marks) >= 2 and all(mark == TS_SYNC for mark in marks):
@@ -87,18 +95,20 @@ def _guess(head: bytes) -> str:
     for prefixes, name in known:
         if head.lstrip().startswith(prefixes):
             return name
-    try:
-        head[:512].decode("ascii")
-    except UnicodeDecodeError:
-        return "something else"
-    return "text"
+    return "text" if _is_text(head) else "something else"
 
 
-def _boxes(fd: int, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start of content, end) of the ISO-BMFF boxes in a byte range (ISO/IEC 14496-12, 4.2)."""
-    for _ in range(MAX_BOXES):
+def _is_text(head: bytes) -> bool:
+    return all(9 <= byte < 127 for byte in head[:512])
+
+
+def _boxes(fd: int, start: int, end: int, steps: Iterator[int]) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start of content, end) of the ISO-BMFF boxes in a byte range (ISO/IEC 14496-12, 4.2), while `steps` last."""
+    for _ in steps:
+        if start + 8 > end:
+            return
         head = os.pread(fd, 16, start)
-        if start + 8 > end or len(head) < 8:
+        if len(head) < 8:
             return
         size, kind = struct.unpack(">I4s", head[:8])
         content = start + 8
@@ -112,9 +122,10 @@ def _boxes(fd: int, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_encrypted(fd: int) -> bool:
-    """Whether every video track's sample entries are `encv` (ISO/IEC 23001-7, 4.1). FFmpeg hides that name."""
+    """Whether a video track's sample entry is `encv` (ISO/IEC 23001-7, 4.1). FFmpeg hides that name."""
+    steps = iter(range(MAX_BOXES))
     ranges = [(0, os.fstat(fd).st_size)]
     for step in _VIDEO_PATH:
-        ranges = [(start, stop) for outer in ranges for kind, start, stop in _boxes(fd, *outer) if kind == step]
-    entries = [kind for start, stop in ranges for kind, _, _ in _boxes(fd, start + 8, stop)]
-    return b"encv" in entries
+        ranges = [(start, stop) for outer in ranges for kind, start, stop in _boxes(fd, *outer, steps) if kind == step]
+    # A sample description begins with a version and a count of its entries.
+    return any(kind == b"encv" for start, stop in ranges for kind, _, _ in _boxes(fd, start + 8, stop, steps))

@@ -1,0 +1,260 @@
+"""What a user names on the command line, listed: a file, a folder, a glob, s3://bucket/prefix, or a list of URIs.
+
+Everything streams, in record batches of the plan's `LISTING` schema, so an archive of a million videos stays cheap.
+What a list or a path names and cannot be had is listed all the same, under a version that says why: it becomes a
+failed video with a reason, not a gap.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from common.errors import AccessDenied, UsageError
+from common.store import Store, StoreSettings, canonical_uri, split_uri
+from common.units import LISTING, video_id
+
+BATCH_ROWS = 10_000
+VIDEO_EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("3gp", "asf", "avi", "f4v", "flv", "m1v", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4", "mpe", "mpeg", "mpg"),
+        *("mts", "ogv", "qt", "ts", "vob", "webm", "wmv"),
+    )
+)
+LIST_EXTENSIONS = frozenset((".txt", ".csv", ".parquet"))
+
+# Versions of what cannot be had; `ingest.fetch` turns them into reasons.
+MISSING, DENIED, NOT_A_FILE, NOT_UTF8 = "missing", "access-denied", "not-a-file", "not-utf8"
+
+_Row = tuple[str, str, int]  # URI, version, size in bytes
+_WILD = re.compile(r"[*?\[]")
+
+
+def listing(sources: Sequence[str], settings: StoreSettings | None = None) -> Iterator[pa.RecordBatch]:
+    """The videos that `sources` name, schema `LISTING`, in batches of at most 10,000 rows without doubles in a batch.
+
+    Folders and prefixes are searched recursively for files with a video's extension; a file that is named, on the
+    command line or in a list, is taken whatever its extension. UsageError: a source does not exist or holds no video.
+    """
+    if not sources:
+        raise UsageError("no videos given: name a file, a folder, a glob, an s3:// prefix or a list of URIs")
+    settings = settings or StoreSettings.from_env()
+    # The first row of every source is looked at before anything is planned.
+    rows = [_not_empty(source, _rows(source, settings)) for source in sources]
+    return _batches(itertools.chain.from_iterable(rows))
+
+
+def default_name(sources: Sequence[str]) -> str:
+    """An archive's name made from its sources: of the folder they have in common, or of the list."""
+    first = sources[0].rstrip("/") if sources else ""
+    if len(sources) == 1 and _extension(first) in LIST_EXTENSIONS:
+        base = os.path.splitext(os.path.basename(first))[0]
+    else:
+        folders = [_folder(source) for source in sources]
+        together = os.path.commonpath(folders) if len({f.startswith("s3://") for f in folders}) == 1 else folders[0]
+        base = os.path.basename(together.rstrip("/"))
+    name = re.sub(r"[^a-z0-9_-]+", "-", base.lower()).strip("-_")
+    return name if name[:1].isalpha() else f"archive-{name}".rstrip("-")
+
+
+def _folder(source: str) -> str:
+    source = canonical_uri(source).rstrip("/")
+    if wild := _WILD.search(source):
+        return source[: wild.start()].rpartition("/")[0] + "/"
+    is_file = os.path.isfile(source) or _extension(source) in VIDEO_EXTENSIONS
+    return (source.rpartition("/")[0] if is_file else source) + "/"
+
+
+def _not_empty(source: str, rows: Iterator[_Row]) -> Iterator[_Row]:
+    first = next(rows, None)
+    if first is None:
+        raise UsageError(f"{source} holds no videos: name files like .mp4 or .mkv, a folder of them, or a list of URIs")
+    return itertools.chain([first], rows)
+
+
+def _batches(rows: Iterator[_Row]) -> Iterator[pa.RecordBatch]:
+    while chunk := list(itertools.islice(rows, BATCH_ROWS)):
+        unique = {uri: (version, size) for uri, version, size in chunk}
+        versions, sizes = zip(*unique.values(), strict=True)
+        columns = [[video_id(uri) for uri in unique], list(unique), versions, sizes]
+        yield pa.record_batch(
+            [pa.array(column, field.type) for column, field in zip(columns, LISTING, strict=True)], schema=LISTING
+        )
+
+
+def _rows(source: str, settings: StoreSettings) -> Iterator[_Row]:
+    """The source's videos. UsageError at the first `next` where it is wrong."""
+    if source.startswith("s3://"):
+        return _s3(source, settings)
+    return _local(canonical_uri(source), settings)
+
+
+def _local(path: str, settings: StoreSettings) -> Iterator[_Row]:
+    if os.path.isdir(path):
+        yield from _walk(path)
+    elif os.path.lexists(path):
+        if _extension(path) in LIST_EXTENSIONS:
+            try:
+                file = open(path, "rb")  # noqa: SIM115
+            except OSError as error:
+                raise UsageError(f"{path} cannot be opened: {error.strerror}") from None
+            with file:
+                yield from _listed(path, file, settings)
+        else:
+            yield _stat(path)
+    elif _WILD.search(path):
+        yield from _glob(path)
+    else:
+        raise UsageError(f"{path} does not exist: name a file, a folder, a glob, an s3:// prefix or a list of URIs")
+
+
+def _walk(folder: str) -> Iterator[_Row]:
+    """Sorted, one folder in memory at a time; links to folders are not followed, they could lead in circles."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be listed: {error.strerror}, fix its permissions or leave it out") from None
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path)
+        elif _extension(entry.name) in VIDEO_EXTENSIONS:
+            yield _stat(entry.path)
+
+
+def _glob(pattern: str) -> Iterator[_Row]:
+    named = not _WILD.search(_extension(pattern) or "*")  # "*.dat" asks for such files, "*" for videos
+    for path in glob.iglob(pattern, recursive=True):
+        if os.path.isdir(path):
+            if "**" not in pattern:
+                yield from _walk(path)
+        elif named or _extension(path) in VIDEO_EXTENSIONS:
+            yield _stat(path)
+
+
+def _stat(path: str) -> _Row:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # no URI can name it, and a table shows it with the bytes spelt out
+        return os.fsencode(path).decode("utf-8", "backslashreplace"), NOT_UTF8, 0
+    try:
+        found = os.stat(path)
+    except PermissionError:
+        return path, DENIED, 0
+    except (OSError, ValueError):
+        return path, MISSING, 0
+    if not stat.S_ISREG(found.st_mode):
+        return path, NOT_A_FILE, 0
+    return path, f"{found.st_size}-{found.st_mtime_ns}", found.st_size
+
+
+def _s3(uri: str, settings: StoreSettings) -> Iterator[_Row]:
+    root, key = split_uri(uri)
+    store = Store(root, settings)
+    if key and not key.endswith("/") and (found := store.stat(key)) is not None:
+        if _extension(key) in LIST_EXTENSIONS:
+            with store.open_input(key) as file:
+                yield from _listed(uri, file, settings)
+        else:
+            yield uri, found.version, found.size
+        return
+    wild = _WILD.search(key)
+    if wild:
+        prefix, matches, named = key[: wild.start()], _matcher(key), not _WILD.search(_extension(key) or "*")
+    else:
+        prefix, matches, named = f"{key.rstrip('/')}/" if key else "", re.compile(""), False
+    for entry in store.list(prefix):
+        if (named or _extension(entry.key) in VIDEO_EXTENSIONS) and matches.match(entry.key):
+            yield f"{root}/{entry.key}", entry.version, entry.size
+
+
+def _matcher(pattern: str) -> re.Pattern[str]:
+    """A glob over keys: `*` and `?` stay within a folder, `**/` is any number of folders."""
+    parts = re.split(r"(\*\*/?|\*|\?|\[!?\]?[^\]]*\])", pattern)
+    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    regex = ""
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            regex += re.escape(part)
+        else:
+            regex += known.get(part) or re.sub(r"^\[!", "[^", part)
+    return re.compile(rf"(?s:{regex})\Z")
+
+
+def _listed(source: str, file: BinaryIO, settings: StoreSettings) -> Iterator[_Row]:
+    """The entries of a list file; relative ones count from its own folder."""
+    folder = source.rpartition("/")[0]
+    read = {".txt": _text_entries, ".csv": _csv_entries, ".parquet": _parquet_entries}[_extension(source)]
+    entries = (entry if "://" in entry else _absolute(folder, entry) for entry in read(source, file))
+    with ThreadPoolExecutor(16) as pool:
+        while chunk := list(itertools.islice(entries, BATCH_ROWS)):
+            remote = any(uri.startswith("s3://") for uri in chunk)  # worth a thread each
+            yield from (pool.map if remote else map)(lambda uri: _stat_any(uri, settings), chunk)
+
+
+def _absolute(folder: str, entry: str) -> str:
+    if entry.startswith(("/", "~")):
+        return canonical_uri(entry)
+    return f"{folder}/{entry}" if folder.startswith("s3://") else canonical_uri(f"{folder}/{entry}")
+
+
+def _stat_any(uri: str, settings: StoreSettings) -> _Row:
+    uri = canonical_uri(uri)
+    if not uri.startswith("s3://"):
+        return _stat(uri)
+    root, key = split_uri(uri)
+    try:
+        found = Store(root, settings).stat(key) if key else None
+    except AccessDenied:
+        return uri, DENIED, 0
+    return (uri, found.version, found.size) if found else (uri, MISSING, 0)
+
+
+def _text_entries(source: str, file: BinaryIO) -> Iterator[str]:
+    for line in file:
+        entry = os.fsdecode(line.strip().removeprefix(b"\xef\xbb\xbf"))
+        if entry and not entry.startswith("#"):
+            yield entry
+
+
+def _csv_entries(source: str, file: BinaryIO) -> Iterator[str]:
+    try:
+        types = pa.csv.ConvertOptions(include_columns=["uri"], column_types={"uri": pa.string()})
+        batches: Iterable[pa.RecordBatch] = pa.csv.open_csv(file, convert_options=types)
+        yield from _strings(batches)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise UsageError(f"{source} cannot be read: {_line(error)}; it needs a header and a column uri") from None
+
+
+def _parquet_entries(source: str, file: BinaryIO) -> Iterator[str]:
+    try:
+        table = pa.parquet.ParquetFile(file)
+        if "uri" not in table.schema_arrow.names:
+            raise UsageError(f"{source} has no column uri: rename the one that holds the videos")
+        yield from _strings(table.iter_batches(BATCH_ROWS, columns=["uri"]))
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{source} cannot be read: {_line(error)}") from None
+
+
+def _strings(batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
+    for batch in batches:
+        yield from (str(entry) for entry in batch["uri"].to_pylist() if entry)
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _extension(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
