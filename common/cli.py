@@ -1,0 +1,183 @@
+"""The command `mien`: finds the parts' commands, and turns every end of one into a sentence and an exit status.
+
+Commands are entry points of the group `mien.commands`, imported when they are asked for; so this module knows no part.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import common
+from common.errors import MienError
+
+COMMANDS = "mien.commands"
+# The way of the data, then looking after a lake.
+ORDER = (
+    *("synth", "ingest", "label", "train", "evaluate", "score"),
+    *("status", "report", "sql", "overlay", "erase", "compact", "reconcile", "doctor"),
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What every job takes: how much of it to do and how, and where its configuration comes from."""
+
+    limit: int | None = None
+    workers: int | None = None
+    dry_run: bool = False
+    json: bool = False
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def job_options(function: F) -> F:
+    """Adds the options of a job to a command; it gets them as the keyword argument `options`, a `JobOptions`."""
+
+    def command(
+        *args: Any,
+        limit: int | None,
+        workers: int | None,
+        dry_run: bool,
+        json: bool,
+        config: Path | None,
+        overrides: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        return function(*args, options=JobOptions(limit, workers, dry_run, json, config, overrides), **rest)
+
+    at_least_one = click.IntRange(min=1)
+    config_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for option in reversed(
+        (
+            click.option("--limit", type=at_least_one, metavar="N", help="Take no more than N new videos."),
+            click.option("--workers", type=at_least_one, metavar="N", help="Work with N workers. [default: one a CPU]"),
+            click.option("--dry-run", is_flag=True, help="Print the plan and do nothing."),
+            click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout."),
+            click.option("--config", type=config_file, metavar="FILE", help="Read the configuration from a YAML file."),
+            click.option(
+                "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key of the configuration."
+            ),
+        )
+    ):
+        command = option(command)
+    return update_wrapper(command, function)  # type: ignore[return-value]
+
+
+def emit_json(summary: Mapping[str, Any]) -> None:
+    """Prints the summary as one line of JSON on stdout: the last thing that a command prints. NaN becomes null."""
+    from pydantic_core import to_json
+
+    click.echo(to_json(dict(summary), inf_nan_mode="null").decode())
+
+
+class Commands(click.Group):
+    """The installed parts' commands, each imported when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        rank = {name: position for position, name in enumerate(ORDER)}
+        return sorted(_entries(), key=lambda name: (rank.get(name, len(rank)), name))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _entries().get(cmd_name)
+        if entry is None:
+            return None
+        try:
+            command: click.Command = entry.load()
+        except ModuleNotFoundError as error:
+            if error.name not in (entry.module, entry.module.partition(".")[0]):
+                raise
+            return None  # this part is not installed; what a part itself lacks is an error to be seen
+        return command
+
+
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=COMMANDS)}
+
+
+@dataclass
+class _Settings:
+    debug: bool = False
+
+
+@click.group("mien", cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(common.__version__, prog_name="mien", message="%(prog)s %(version)s")
+@click.pass_context
+def mien(ctx: click.Context, debug: bool) -> None:
+    """Read what the faces in video archives express, into tables of one row per face and frame."""
+    from common import log
+
+    ctx.obj.debug = debug
+    log.configure()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status: what it returned or 0, 1 failed, 2 wrong usage, 130 interrupted.
+
+    An error is one sentence on stderr, without a traceback unless `--debug` was given.
+    """
+    settings = _Settings()
+    try:
+        with mien.make_context("mien", list(sys.argv[1:] if arguments is None else arguments), obj=settings) as context:
+            result = mien.invoke(context)
+            sys.stdout.flush()
+            return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted: what was committed stays, run the command again to go on")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left (`mien sql ... | head`); nothing may be flushed to it on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        _say(_in_one_sentence(error))
+        return error.exit_code
+    except Exception as error:
+        if settings.debug:
+            _show_traceback(error)
+        elif isinstance(error, MienError):
+            _say(str(error))
+        else:
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            _say(f"unexpected {what} (run `mien --debug ...` to see where it came from)")
+        return error.exit_code if isinstance(error, MienError) else 1
+
+
+def _in_one_sentence(error: click.ClickException) -> str:
+    sentence = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{sentence} (see `{context.command_path} --help`)" if context is not None else sentence
+
+
+def _say(sentence: str) -> None:
+    from common import log
+
+    click.echo("mien: " + " ".join(log.redact(sentence).split()), err=True)
+
+
+def _show_traceback(error: Exception) -> None:
+    import traceback
+
+    from common import log
+
+    click.echo(log.redact("".join(traceback.format_exception(error)).rstrip()), err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

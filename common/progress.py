@@ -1,0 +1,130 @@
+"""How far a job is: a bar with rate and ETA on a terminal, a log line now and then elsewhere; both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from common import log
+
+LINE_S = 30.0
+BAR_S = 0.5
+
+
+@dataclass(frozen=True)
+class State:
+    """A moment of a job; `eta_s` is None until something is finished."""
+
+    done: int
+    total: int
+    frames: int
+    failed: int
+    elapsed_s: float
+    frames_per_s: float
+    eta_s: float | None
+
+
+class Progress:
+    """Counts what is done; any thread may call `update`.
+
+    `total` is in `unit`s. Where they differ much in cost (a video's bytes), `total_cost` and the `cost` of each update
+    make the ETA follow the cost instead of the number.
+    """
+
+    def __init__(
+        self, *, total: int, unit: str = "video", total_cost: int | None = None, interval_s: float | None = None
+    ) -> None:
+        self._total = total
+        self._unit = unit
+        self._total_cost = total_cost
+        self._terminal = sys.stderr.isatty()
+        self._interval_s = interval_s or (BAR_S if self._terminal else LINE_S)
+        self._lock = threading.Lock()
+        self._done = self._frames = self._failed = self._cost = 0
+        self._started = time.monotonic()
+        self._over = threading.Event()
+        # Only this thread draws, so an update costs a lock and four additions.
+        self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        self._started = time.monotonic()
+        if self._terminal:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total_cost or self._total,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                miniters=1,
+                mininterval=0,
+                bar_format="{percentage:3.0f}%|{bar}| {desc}",
+            )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._show()
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, videos: int = 0, frames: int = 0, failed: int = 0, cost: int = 0) -> None:
+        """Adds to what is done: `videos` finished, `failed` of them in vain, `cost` in units of `total_cost`."""
+        with self._lock:
+            self._done += videos
+            self._frames += frames
+            self._failed += failed
+            self._cost += cost
+
+    def state(self) -> State:
+        with self._lock:
+            elapsed_s = time.monotonic() - self._started
+            share = self._cost / self._total_cost if self._total_cost else self._done / max(self._total, 1)
+            return State(
+                done=self._done,
+                total=self._total,
+                frames=self._frames,
+                failed=self._failed,
+                elapsed_s=elapsed_s,
+                frames_per_s=self._frames / elapsed_s if elapsed_s else 0.0,
+                eta_s=elapsed_s * (1 - min(share, 1)) / share if share else None,
+            )
+
+    def _tick(self) -> None:
+        while not self._over.wait(self._interval_s):
+            self._show()
+
+    def _show(self) -> None:
+        state = self.state()
+        if self._bar is not None:
+            self._bar.n = self._cost if self._total_cost else self._done
+            self._bar.set_description_str(_in_words(state, self._unit))
+            return
+        log.get("progress").info(
+            "progress",
+            unit=self._unit,
+            done=state.done,
+            total=state.total,
+            failed=state.failed,
+            frames=state.frames,
+            frames_per_s=round(state.frames_per_s, 1),
+            elapsed_s=round(state.elapsed_s, 1),
+            eta_s=None if state.eta_s is None else round(state.eta_s, 1),
+        )
+
+
+def _in_words(state: State, unit: str) -> str:
+    eta = "?" if state.eta_s is None else str(timedelta(seconds=round(state.eta_s)))
+    words = [f"{state.done}/{state.total} {unit}s", f"{state.frames_per_s:.0f} frames/s", f"ETA {eta}"]
+    if state.failed:
+        words.append(f"{state.failed} failed")
+    return ", ".join(words)
