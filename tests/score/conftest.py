@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ingest.faces import FaceBatch
+
+from common import schema
+from common.lake import Lake, Partition
 
 SIZE = 8
 
@@ -53,7 +61,7 @@ def face_batches(
     size: int = 16,
     low_quality: frozenset[tuple[int, int]] = frozenset(),
 ) -> Iterator[FaceBatch]:
-    """Batches of `size` frames; `present`: track -> frames with its face. A crop depends on its frame and track only."""
+    """Batches of `size` frames; `present`: track -> frames with its face. Frame and track decide a crop."""
     where: dict[int, list[int]] = {}
     for track, its_frames in sorted(present.items()):
         for frame in its_frames:
@@ -79,3 +87,59 @@ def face_batches(
 @pytest.fixture
 def make_faces() -> Callable[..., Iterator[FaceBatch]]:
     return face_batches
+
+
+def sample_table(table: str, rows: int, *, video: str = "a") -> pa.Table:
+    """Rows of one video with a value of every column's type; in nullable columns every third is NULL."""
+    columns = []
+    for field in schema.TABLES[table]:
+        values: list[Any]
+        if pa.types.is_string(field.type):
+            same = {"video_id": video, "uri": video, "dataset": "synth"}.get(field.name)
+            values = [same or f"{field.name} {i}" for i in range(rows)]
+        elif pa.types.is_binary(field.type):
+            values = [bytes([i % 256, 0, 255]) for i in range(rows)]
+        elif pa.types.is_timestamp(field.type):
+            values = [datetime(2026, 1, 2, 3, 4, 5, i, UTC) for i in range(rows)]
+        elif pa.types.is_floating(field.type):
+            values = [i / 8 for i in range(rows)]
+        else:
+            values = [i % 100 for i in range(rows)]
+        if field.nullable:
+            values = [None if i % 3 == 2 else value for i, value in enumerate(values)]
+        columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=schema.TABLES[table])
+
+
+SAMPLE_PARTITIONS = {
+    "scores": (("model", "m-1a"), ("archive", "clips")),
+    "faces": (("ingest", "i2b"), ("archive", "clips")),
+    "videos": (("job", "score-m-1a"), ("archive", "clips")),
+    "labels": (("dataset", "synth"),),
+}
+
+
+def sample_part(
+    lake: Lake, table: str, unit: str, rows: pa.Table, *, recorded: bool = True, n: int | None = None
+) -> str:
+    """Puts a part as the commit protocol leaves it, with its ledger record unless it is still on its way."""
+    partition = Partition(table, SAMPLE_PARTITIONS[table])
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    key = lake.part_key(partition, unit, n)
+    lake.store.create(key, buffer.getvalue())
+    data = Partition("scores", SAMPLE_PARTITIONS["scores"]) if table == "videos" else partition
+    record = lake.ledger_key(data, unit)
+    if recorded and table != "labels" and lake.store.stat(record) is None:
+        lake.store.create(record, b"{}")
+    return key
+
+
+@pytest.fixture
+def make_rows() -> Callable[..., pa.Table]:
+    return sample_table
+
+
+@pytest.fixture
+def put_part() -> Callable[..., str]:
+    return sample_part
