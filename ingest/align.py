@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from common.config import Config
+
+TEMPLATES = {
+    "arcface": np.array(
+        [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+    )
+}
+"""Where the five points lie in a 112-pixel crop (Deng et al., "ArcFace", 2019, as its authors publish them)."""
 
 
 @dataclass(frozen=True)
@@ -30,3 +42,93 @@ class FaceBatch:
 
     def __len__(self) -> int:
         return len(self.frame_index)
+
+
+class AlignOptions(Config):
+    """The crop that a model sees. `arcface` is the five points of ArcFace's 112-pixel crops, scaled to `size`."""
+
+    template: Literal["arcface"] = "arcface"
+    size: int = Field(112, ge=16, le=1024, description="side of the crop, in pixels")
+
+
+class Aligner:
+    """Cuts faces out of a frame: the similarity (turn, scale, shift) that lays their five points on the template's."""
+
+    def __init__(self, options: AlignOptions) -> None:
+        self.size = options.size
+        self._template = TEMPLATES[options.template] * (options.size / 112)
+
+    def __call__(self, rgb: NDArray[np.uint8], landmarks: NDArray) -> NDArray[np.uint8]:
+        """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2], in its pixels -> crops uint8 [K, S, S, 3].
+
+        Bilinear; a face more than twice as large as the crop is averaged down first by the whole factor, so that no
+        detail is aliased. Beyond the frame's edge a crop is black. Landmarks that fix no similarity (see
+        `degenerate`) give the crop around their middle at the frame's own scale.
+        """
+        crops = [self._cut(rgb, matrix) for matrix in similarity(landmarks, self._template)]
+        return np.stack(crops) if crops else np.zeros((0, self.size, self.size, 3), np.uint8)
+
+    def degenerate(self, landmarks: NDArray) -> NDArray[np.bool_]:
+        """bool [K]: which landmarks fix no similarity."""
+        return degenerate(landmarks, self._template)
+
+    def _cut(self, rgb: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
+        factor = int(1 / np.hypot(*matrix[:, 0]))
+        if factor > 1:
+            rgb, matrix = self._shrink(rgb, matrix, factor)
+        return cv2.warpAffine(rgb, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
+
+    def _shrink(
+        self, rgb: NDArray[np.uint8], matrix: NDArray[np.float64], factor: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """The part of the frame that the crop shows, averaged down by `factor`, and the matrix from there."""
+        corners = np.array([[0, 0], [self.size, 0], [0, self.size], [self.size, self.size]], np.float64)
+        seen = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+        extent = np.array(rgb.shape[1::-1])
+        first = np.clip(np.floor(seen.min(0)) - factor, 0, extent - 1).astype(int)
+        last = np.clip(np.ceil(seen.max(0)) + factor, first + 1, extent).astype(int)
+        part = rgb[first[1] : last[1], first[0] : last[0]]
+        cells = np.maximum(1, (last - first) // factor)
+        part = part[: cells[1] * factor, : cells[0] * factor]
+        small = cv2.resize(part, tuple(cells.tolist()), interpolation=cv2.INTER_AREA)
+        # A pixel's centre is at its index: index i of the small picture is at factor * i + (factor - 1) / 2 of `part`.
+        middle = first + (factor - 1) / 2
+        return small, np.column_stack([matrix[:, :2] * factor, matrix[:, :2] @ middle + matrix[:, 2]])
+
+
+def similarity(points: NDArray, template: NDArray) -> NDArray[np.float64]:
+    """Least-squares similarities: points [K, P, 2] onto template [P, 2] -> matrices float64 [K, 2, 3].
+
+    The closed form of Umeyama ("Least-squares estimation of transformation parameters between two point patterns",
+    1991) in the plane, where a turn with a scale is one complex factor, and never a reflection. Degenerate points get
+    a shift alone.
+    """
+    source, target = _complex(points), _complex(template)
+    bad = degenerate(points, template)
+    middle = np.nan_to_num(source.mean(-1, keepdims=True), posinf=0.0, neginf=0.0)
+    centred = np.where(bad[:, None], 0.0, source - middle)
+    spread = np.where(bad, 1.0, (np.abs(centred) ** 2).sum(-1))
+    factor = np.where(bad, 1.0, (centred.conj() * (target - target.mean())).sum(-1) / spread)
+    shift = target.mean() - factor * middle[:, 0]
+    return np.stack(
+        [np.stack([factor.real, -factor.imag, shift.real], -1), np.stack([factor.imag, factor.real, shift.imag], -1)], 1
+    )
+
+
+def degenerate(points: NDArray, template: NDArray) -> NDArray[np.bool_]:
+    """bool [K]: the points are not finite, lie in one place (their root mean square distance from their middle is
+    below a pixel), or are no face seen from any side: turned and scaled at best, they keep less than a fifth of the
+    template's shape (mirrored or crossed points).
+    """
+    source, target = _complex(points), _complex(template)
+    with np.errstate(invalid="ignore"):
+        centred = source - source.mean(-1, keepdims=True)
+        spread = np.sqrt((np.abs(centred) ** 2).mean(-1))
+        target = target - target.mean()
+        fit = np.abs((centred.conj() * target).mean(-1)) / np.sqrt((np.abs(target) ** 2).mean())
+        return ~(np.isfinite(spread) & (spread >= 1) & (fit >= 0.2 * spread))
+
+
+def _complex(points: NDArray) -> NDArray[np.complex128]:
+    points = np.asarray(points, np.float64)
+    return points[..., 0] + 1j * points[..., 1]

@@ -1,4 +1,4 @@
-"""RetinaFace's weights: from a file, or downloaded once from where the package publishes them; checked, never unpickled."""
+"""RetinaFace's weights: from a file, or downloaded once from where they are published; checked, never unpickled."""
 
 from __future__ import annotations
 

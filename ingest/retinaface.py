@@ -70,7 +70,7 @@ class Network(RetinaFace):
 
 
 class MobileNet(nn.Module):
-    """MobileNet (Howard et al., 2017) at a quarter of its width: depthwise separable convolutions, 8 to 256 channels."""
+    """MobileNet (Howard et al., 2017) at a quarter of its width: separable convolutions of 8 to 256 channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def resnet_network() -> Network:
 
 
 def load(options: DetectorOptions) -> RetinaFaceDetector:
-    """The detector with its weights; UsageError if there are none or they do not fit, MienError if they cannot be had."""
+    """The detector with its weights. UsageError: there are none, or they do not fit; MienError: the download failed."""
     resnet = options.name == "retinaface_resnet50"
     path, sha256 = options.weights, options.weights_sha256
     if path is None and resnet:
@@ -134,22 +134,22 @@ class RetinaFaceDetector:
         self.options = options
         self.preparation = preparation
         self.dtype = getattr(torch, options.dtype)
-        network = fold_batch_norm(network.eval())
-        self.network = network.to(dtype=self.dtype, memory_format=torch.channels_last)
+        self.network = fold_batch_norm(network.eval()).to(self.dtype)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's stubs forget
 
     @torch.inference_mode()
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Faces]:
         if not len(rgb):
             return []
         scale = min(1.0, self.options.max_side / max(rgb.shape[1:3]))
-        size = tuple(round(side * scale) for side in rgb.shape[2:0:-1])
+        size = round(rgb.shape[2] * scale), round(rgb.shape[1] * scale)
         if scale < 1:
             rgb = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in rgb])
         step = max(1, PIXELS_PER_CALL // (size[0] * size[1]))
         faces: list[Faces] = []
         for start in range(0, len(rgb), step):
-            outputs = self.network(self._prepare(rgb[start : start + step]))
-            faces += [self._faces(*(each.float() for each in one), size, scale) for one in zip(*outputs, strict=True)]
+            outputs = (each.float() for each in self.network(self._prepare(rgb[start : start + step])))
+            faces += [self._faces(*one, size=size, scale=scale) for one in zip(*outputs, strict=True)]
         return faces
 
     def _prepare(self, rgb: NDArray[np.uint8]) -> Tensor:
@@ -158,7 +158,7 @@ class RetinaFaceDetector:
         pictures = (pictures - torch.tensor(self.preparation.mean)) / torch.tensor(self.preparation.std)
         return pictures.permute(0, 3, 1, 2).to(self.dtype)
 
-    def _faces(self, shifts: Tensor, logits: Tensor, points: Tensor, size: tuple[int, ...], scale: float) -> Faces:
+    def _faces(self, shifts: Tensor, logits: Tensor, points: Tensor, *, size: tuple[int, int], scale: float) -> Faces:
         """Faces of one frame from the network's outputs [A, 4], [A, 2], [A, 10] for the A priors."""
         scores = logits.softmax(-1)[:, 1]
         found = torch.where(scores > self.options.threshold)[0]

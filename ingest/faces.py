@@ -1,0 +1,73 @@
+"""A video's frames to its faces: detected, tracked, judged and aligned, batch by batch as they are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from common.config import Config
+from ingest.align import Aligner, AlignOptions, FaceBatch
+from ingest.cuts import CutFinder
+from ingest.decode import DecodeOptions, FrameBatch, VideoReader
+from ingest.detect import DetectorOptions, Faces, build
+from ingest.quality import QualityOptions, status
+from ingest.track import NO_TRACK, Tracker, TrackerOptions
+
+__all__ = ["FaceBatch", "FaceFinder", "FacesOptions"]
+
+
+class FacesOptions(Config):
+    """From a video to its faces."""
+
+    decode: DecodeOptions = DecodeOptions()
+    detector: DetectorOptions = DetectorOptions()
+    tracker: TrackerOptions = TrackerOptions()
+    quality: QualityOptions = QualityOptions()
+    align: AlignOptions = AlignOptions()
+
+
+class FaceFinder:
+    """Finds the faces of one video after the other; the detector is built once."""
+
+    def __init__(self, options: FacesOptions) -> None:
+        self.options = options
+        self.detector = build(options.detector)
+        self.aligner = Aligner(options.align)
+
+    def find(self, reader: VideoReader) -> Iterator[FaceBatch]:
+        """A batch of faces for each batch of frames, also where there are none. Holds one batch at a time.
+
+        What is found in a frame depends on the frames before it, never on those after it or on how they are batched.
+        """
+        tracker, cut = Tracker(self.options.tracker), CutFinder()
+        for frames in reader:
+            yield self._batch(frames, tracker, cut, reader)
+
+    def _batch(self, frames: FrameBatch, tracker: Tracker, cut: CutFinder, reader: VideoReader) -> FaceBatch:
+        tracked: list[tuple[Faces, np.ndarray]] = []
+        for rgb, index, time_s, faces in zip(
+            frames.rgb, frames.frame_index, frames.time_s, self.detector(frames.rgb), strict=True
+        ):
+            ids = tracker.update(int(index), float(time_s), faces, cut=cut(rgb))
+            order = np.argsort(ids, kind="stable")
+            order = order[ids[order] != NO_TRACK]
+            tracked.append((faces[order], ids[order]))
+        size = frames.rgb.shape[1:3]
+        scale = np.array([reader.facts.width / size[1], reader.facts.height / size[0]], np.float32)
+        found = [faces for faces, _ in tracked]
+        crops = [self.aligner(rgb, faces.landmarks) for rgb, faces in zip(frames.rgb, found, strict=True)]
+        statuses = [
+            status(faces, self.aligner.degenerate(faces.landmarks), size, self.options.quality) for faces in found
+        ]
+        return FaceBatch(
+            frame_index=frames.frame_index,
+            time_s=frames.time_s,
+            row=np.repeat(np.arange(len(frames), dtype=np.int32), [len(faces) for faces in found]),
+            track_id=np.concatenate([ids for _, ids in tracked]),
+            box=np.concatenate([faces.boxes for faces in found]) * np.tile(scale, 2),
+            landmarks=np.concatenate([faces.landmarks for faces in found]) * scale,
+            score=np.concatenate([faces.scores for faces in found]),
+            status=np.concatenate(statuses),
+            crops=np.concatenate(crops),
+        )

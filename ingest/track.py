@@ -1,0 +1,92 @@
+"""Tracks: which face of a frame is which of the frames before. Online, from boxes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.optimize import linear_sum_assignment
+
+from common.config import Config
+from ingest.detect import Faces
+
+NO_TRACK = -1
+MAX_TRACKS = 256  # alive at once; beyond them the one unseen for longest is given up
+
+
+class TrackerOptions(Config):
+    """When a face goes on with a track, and when it begins one."""
+
+    max_gap_s: float = Field(1.0, ge=0, description="longest time that a track waits for a face it lost")
+    new_score: float = Field(
+        0.9, ge=0, le=1, description="lowest score that begins a track; less can only go on with one"
+    )
+    max_shift: float = Field(0.6, gt=0, description="farthest move of a face's centre between two sights, in its sizes")
+    max_growth: float = Field(2.0, ge=1, description="largest change of a face's size between two sights, as a factor")
+
+
+@dataclass
+class _Track:
+    id: int
+    box: NDArray[np.float32]
+    time_s: float
+    update: int
+
+
+class Tracker:
+    """Gives the faces of a video's frames, told in order, their track ids: 0, 1, 2... by first appearance.
+
+    Faces and tracks are paired so that their closeness is largest in all (Hungarian method): overlap (intersection over
+    union) plus nearness of the centres, for pairs within the bounds of the options. A track that was in the frame
+    before always may go on, whatever the time between the two; one that was lost, for `max_gap_s`. A cut ends all.
+    """
+
+    def __init__(self, options: TrackerOptions) -> None:
+        self.options = options
+        self._tracks: list[_Track] = []
+        self._next = 0
+        self._updates = 0
+
+    def update(self, frame_index: int, time_s: float, faces: Faces, *, cut: bool = False) -> NDArray[np.int32]:
+        """int32 [K]: the track of each face; NO_TRACK for one that goes on with none and is too unsure to begin one."""
+        self._updates += 1
+        waiting = self.options.max_gap_s
+        self._tracks = [
+            track
+            for track in self._tracks
+            if not cut and (track.update == self._updates - 1 or abs(time_s - track.time_s) <= waiting)
+        ]
+        ids = np.full(len(faces), NO_TRACK, np.int32)
+        for face, position in self._pairs(faces):
+            ids[face] = self._tracks[position].id
+            self._tracks[position] = _Track(int(ids[face]), faces.boxes[face], time_s, self._updates)
+        for new in np.flatnonzero((ids == NO_TRACK) & (faces.scores >= self.options.new_score)):
+            ids[new] = self._next
+            self._tracks.append(_Track(self._next, faces.boxes[new], time_s, self._updates))
+            self._next += 1
+        self._tracks = sorted(self._tracks, key=lambda track: track.update)[-MAX_TRACKS:]
+        return ids
+
+    def _pairs(self, faces: Faces) -> list[tuple[int, int]]:
+        if not self._tracks or not len(faces):
+            return []
+        known = np.stack([track.box for track in self._tracks])
+        likeness = closeness(faces.boxes, known, self.options.max_shift, self.options.max_growth)
+        rows, columns = linear_sum_assignment(likeness, maximize=True)
+        return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if likeness[row, column] > 0]
+
+
+def closeness(a: NDArray, b: NDArray, max_shift: float, max_growth: float) -> NDArray[np.float64]:
+    """Boxes [K, 4] and [T, 4] -> [K, T] in [0, 2]: overlap plus nearness; 0 where they cannot be one face."""
+    a, b = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
+    size_a, size_b = (np.sqrt(np.prod(each[..., 2:] - each[..., :2], axis=-1)) for each in (a, b))
+    shift = np.linalg.norm((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2, axis=-1)
+    size = (size_a + size_b) / 2
+    near = 1 - shift / (max_shift * size)
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    common = sides.prod(-1)
+    overlap = common / (size_a**2 + size_b**2 - common)
+    alike = np.maximum(size_a, size_b) <= max_growth * np.minimum(size_a, size_b)
+    return np.where(alike & (near > 0), overlap + near, 0.0)
