@@ -194,7 +194,12 @@ def _install(scratch: Path, folder: Path) -> None:
     old = folder.parent / f"{scratch.name}.old"
     if folder.exists():
         os.rename(folder, old)
-    os.rename(scratch, folder)
+    try:
+        os.rename(scratch, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
