@@ -30,7 +30,7 @@ class LocalFiles:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         folder, _, start = prefix.rpartition("/")
-        with _speaking("list", self._path(folder)):
+        with speaking("list", self._path(folder)):
             yield from self._walk(folder, start)
 
     def _walk(self, folder: str, start: str) -> Iterator[Entry]:
@@ -56,7 +56,7 @@ class LocalFiles:
             yield from self._walk(key, "")
 
     def stat(self, key: str) -> Entry | None:
-        with _speaking("look at", self._path(key)):
+        with speaking("look at", self._path(key)):
             try:
                 found = os.stat(self._path(key))
             except (FileNotFoundError, NotADirectoryError):
@@ -64,27 +64,27 @@ class LocalFiles:
         return _entry(key, found) if os.path.isfile(self._path(key)) else None
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        with _speaking("read", self._path(key)), open(self._path(key), "rb") as file:
+        with speaking("read", self._path(key)), open(self._path(key), "rb") as file:
             return file.read(), _entry(key, os.fstat(file.fileno())).version
 
     def download(self, key: str, path: Path, version: str | None) -> None:
-        with _speaking("read", self._path(key)), open(self._path(key), "rb") as source:
+        with speaking("read", self._path(key)), open(self._path(key), "rb") as source:
             before = _entry(key, os.fstat(source.fileno())).version
             if version not in (None, before):
                 raise PreconditionFailed(f"{self._path(key)} has changed: run again to list it anew")
-            with _speaking("write", str(path)), open(path, "wb") as target:
+            with speaking("write", str(path)), open(path, "wb") as target:
                 shutil.copyfileobj(source, target, _CHUNK)
             after = self.stat(key)
             if after is None or after.version != before:
                 raise PreconditionFailed(f"{self._path(key)} changed while it was read: run again to list it anew")
 
     def open_input(self, key: str) -> BinaryIO:
-        with _speaking("read", self._path(key)):
+        with speaking("read", self._path(key)):
             return open(self._path(key), "rb")
 
     def put(self, key: str, data: bytes | Path, version: str | None) -> str:
         path = self._path(key)
-        with _speaking("write", path), self._temporary(path, data) as temporary:
+        with speaking("write", path), self._temporary(path, data) as temporary:
             if version is None:
                 os.link(temporary, path)
             else:
@@ -102,7 +102,7 @@ class LocalFiles:
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            with _speaking("delete", self._path(key)):
+            with speaking("delete", self._path(key)):
                 try:
                     os.unlink(self._path(key))
                 except (FileNotFoundError, NotADirectoryError):
@@ -187,7 +187,7 @@ def _locked(folder: str) -> Iterator[None]:
 
 
 @contextmanager
-def _speaking(action: str, path: str) -> Iterator[None]:
+def speaking(action: str, path: str) -> Iterator[None]:
     """Turns an error of the operating system into a sentence."""
     try:
         yield
