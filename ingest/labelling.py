@@ -82,13 +82,15 @@ def _put(lake: Lake, key: str, part: Path, content: str) -> str:
     except AlreadyExists:
         entry = lake.store.stat(key)
     try:
-        if entry is None:
-            raise NotFound(key)
-        with lake.store.open_input(key) as file:
-            metadata = pq.ParquetFile(file).metadata.metadata or {}
-        if metadata.get(CONTENT_KEY, b"").decode() == content:
+        if _content(lake, key) == content:
             return "unchanged"
-        lake.store.replace(key, part, entry.version)
+        lake.store.replace(key, part, entry.version if entry else "")
     except (NotFound, PreconditionFailed):
         raise StoreError(f"{lake.url}/{key} was changed by somebody else meanwhile: run the command again") from None
     return "replaced"
+
+
+def _content(lake: Lake, key: str) -> str:
+    """The digest of the rows that are there now."""
+    with lake.store.open_input(key) as file:
+        return (pq.ParquetFile(file).metadata.metadata or {}).get(CONTENT_KEY, b"").decode()

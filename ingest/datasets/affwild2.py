@@ -11,6 +11,7 @@ decoded: its row is kept, and no face will ever join it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def _numbers(path: Path, width: int) -> np.ndarray:
             row = [float(cell) for cell in line.split(",")]
         except ValueError:
             row = []
-        if len(row) != width:
+        if len(row) != width or not all(map(math.isfinite, row)):
             raise UsageError(f"{path}, line {number}: expected {width} numbers separated by commas, found {line!r}")
         rows.append(row)
     return np.array(rows, np.float64).reshape(-1, width)
