@@ -1,9 +1,9 @@
 """Pixels by decord, for frames whose count, order and time PyAV has established. Runs in the decoder child only.
 
 decord 0.6.0 indexes packets, not frames, keeps times as float32, repeats frames at the end of a file that lies about
-its length, and decodes ahead of its consumer without bound. So frames are asked for by time, a bounded segment at a
-time, after which a seek empties its queues, and what it gives is compared with PyAV's where PyAV decodes as well. Any
-disagreement is a `Refusal`: the parent goes on with PyAV alone.
+its length, and decodes ahead of its consumer without bound. So its index is held against PyAV's, frames are asked for
+a bounded segment at a time, after which a seek empties its queues, and pictures are compared where PyAV decodes as
+well. Any disagreement is a `Refusal`: the parent goes on with PyAV alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from ingest.decode_av import Easel, Refusal, Source
 
 SEGMENT_BYTES = 96 << 20
-TOLERANCE = 24.0  # mean absolute difference of 8-bit values: another frame, not another way of rounding
+TOLERANCE = 6.0  # mean absolute difference of 8-bit values: another frame, not another way of rounding
 STEP = 8  # every such row and column is compared
 
 Row = tuple[int, float, np.ndarray]
@@ -37,7 +37,8 @@ def all_frames(source: Source, frames: Iterable[tuple[float, Any]], easel: Easel
 
     rows = proven()
     while segment := list(itertools.islice(rows, reader.segment)):
-        pictures = reader.read([time_s for _, time_s, _ in segment])
+        indices, times, _ = zip(*segment, strict=True)
+        pictures = reader.read(indices, times)
         for (index, time_s, proof), picture in zip(segment, pictures, strict=True):
             if np.abs(picture[::STEP, ::STEP] - proof).mean() > TOLERANCE:
                 raise Refusal("decode_error", f"decord has another picture for frame {index}")
@@ -49,10 +50,12 @@ def sampled_frames(source: Source, easel: Easel, every: int) -> Iterator[Row]:
     times = _times(source)
     source.frames, source.end_s = len(times), float(times[-1]) + source.period_s
     reader = _Reader(source, easel)
+    if reader.frames != len(times):
+        raise Refusal("decode_error", "decord counts other frames than there are")
     wanted = iter(range(0, len(times), every))
     while segment := list(itertools.islice(wanted, reader.segment)):
         chosen = times[segment]
-        yield from zip(segment, chosen.tolist(), reader.read(chosen), strict=True)
+        yield from zip(segment, chosen.tolist(), reader.read(segment, chosen), strict=True)
 
 
 def copy(picture: np.ndarray, target: np.ndarray) -> None:
@@ -101,17 +104,18 @@ class _Reader:
         except self._errors as error:
             raise Refusal("decode_error", f"decord cannot open it: {str(error).splitlines()[0][:200]}") from error
         self._times = stamps[:, 0].astype(np.float64) + offset_s
-        if not len(self._times) or np.any(np.diff(self._times) < 0):
-            raise Refusal("decode_error", "decord has no usable index of it")
+        self.frames = len(self._times)
+        if not self.frames:
+            raise Refusal("decode_error", "decord has no index of it")
 
-    def read(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
-        """The frames at these ascending times: uint8 [N, height, width, 3]."""
-        wanted = np.asarray(times)
-        index = np.searchsorted(self._times + self._tolerance_s, wanted)
-        if index[-1] >= len(self._times) or np.abs(self._times[index] - wanted).max() > self._tolerance_s:
-            raise Refusal("decode_error", "decord has no frame at a time where there is one")
+    def read(self, indices: Sequence[int], times: Sequence[float] | np.ndarray) -> np.ndarray:
+        """The frames with these indices, which are at these times: uint8 [N, height, width, 3]."""
+        if indices[-1] >= self.frames:
+            raise Refusal("decode_error", "decord's index ends before the video does")
+        if np.abs(self._times[list(indices)] - times).max() > self._tolerance_s:
+            raise Refusal("decode_error", "decord's index has another frame in this place")
         try:
-            pictures: np.ndarray = self._video.get_batch(index).asnumpy()
+            pictures: np.ndarray = self._video.get_batch(list(indices)).asnumpy()
             self._video.seek(0)
         except self._errors as error:
             raise Refusal("decode_error", f"decord failed: {str(error).splitlines()[0][:200]}") from error

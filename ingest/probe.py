@@ -103,7 +103,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _boxes(fd: int, start: int, end: int, steps: Iterator[int]) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start of content, end) of the ISO-BMFF boxes in a byte range (ISO/IEC 14496-12, 4.2), while `steps` last."""
+    """(type, start of content, end) of the ISO-BMFF boxes in a range (ISO/IEC 14496-12, 4.2), while `steps` last."""
     for _ in steps:
         if start + 8 > end:
             return
