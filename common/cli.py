@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import update_wrapper
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -31,8 +31,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What every job takes: how much of it to do and how, and where its configuration comes from."""
+    """What every job over an archive takes: where, how much of it and how, and where its configuration comes from.
 
+    `retry_failed` is None for no, a reason, or "" for all reasons.
+    """
+
+    lake: str
+    archive: str | None = None
+    retry_failed: str | None = None
     limit: int | None = None
     workers: int | None = None
     dry_run: bool = False
@@ -44,22 +50,21 @@ class JobOptions:
 def job_options(function: F) -> F:
     """Adds the options of a job to a command; it gets them as the keyword argument `options`, a `JobOptions`."""
 
-    def command(
-        *args: Any,
-        limit: int | None,
-        workers: int | None,
-        dry_run: bool,
-        json: bool,
-        config: Path | None,
-        overrides: tuple[str, ...],
-        **rest: Any,
-    ) -> Any:
-        return function(*args, options=JobOptions(limit, workers, dry_run, json, config, overrides), **rest)
+    names = {field.name for field in fields(JobOptions)}
+
+    def command(*args: Any, **given: Any) -> Any:
+        options = JobOptions(**{name: given.pop(name) for name in names})
+        return function(*args, options=options, **given)
 
     at_least_one = click.IntRange(min=1)
     config_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in reversed(
         (
+            click.option("--lake", required=True, metavar="LAKE", help="Folder or s3://bucket/prefix of the lake."),
+            click.option("--archive", metavar="NAME", help="The archive's name in the lake. [default: made from SRC]"),
+            click.option(
+                "--retry-failed", is_flag=False, flag_value="", metavar="[REASON]", help="Try failed videos again."
+            ),
             click.option("--limit", type=at_least_one, metavar="N", help="Take no more than N new videos."),
             click.option("--workers", type=at_least_one, metavar="N", help="Work with N workers. [default: one a CPU]"),
             click.option("--dry-run", is_flag=True, help="Print the plan and do nothing."),

@@ -6,20 +6,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import common
-from common import cluster, log
-from common.commit import Committer, Job, Staging
+from common import cluster, log, scratch
+from common.cli import JobOptions, emit_json
+from common.commit import Committer, Job, LedgerRecord, Staging
 from common.errors import MienError, VideoError
 from common.faults import fault
 from common.progress import Progress
@@ -30,6 +33,7 @@ BUNDLE_BYTES = 3_000_000  # about 30 s of a worker's time at 640x360
 BUNDLE_VIDEOS = 64
 COMMITTERS = 2
 ROUND_VIDEOS = 20_000
+MAX_FAILURES_SHOWN = 100
 
 
 class Processor(Protocol):
@@ -43,17 +47,6 @@ class Processor(Protocol):
 
         `beat(frames)` is called with the number of frames done since the last call.
         """
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How to run, nothing of what changes a row."""
-
-    workers: int | None = None
-    limit: int | None = None
-    dry_run: bool = False
-    retry_failed: str | None = None  # None: no; "": all reasons
-    stall_s: float = 600
 
 
 @dataclass
@@ -71,14 +64,15 @@ class Summary:
     frames_per_s: float = 0.0
     failures: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, record: LedgerRecord) -> None:
-        """Counts a committed unit's videos."""
-        self.rows += record.rows
-        for video in record.videos:
-            setattr(self, video["status"], getattr(self, video["status"]) + 1)
-            self.frames += video["frames"]
-            if video["status"] != "ok":
-                self.failures.append({key: video[key] or "" for key in ("uri", "status", "reason", "message")})
+    def add(self, record: LedgerRecord, unit: Unit) -> None:
+        """Counts the videos of `unit`, which is committed."""
+        for outcome in record.of(unit):
+            row = outcome.row
+            setattr(self, row["status"], getattr(self, row["status"]) + 1)
+            self.rows += outcome.rows
+            self.frames += row["frames"]
+            if row["status"] != "ok":
+                self.failures.append({key: row[key] or "" for key in ("uri", "status", "reason", "message")})
 
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "failures"}
@@ -88,6 +82,7 @@ class _Worker:
     """Runs in an actor: videos of a bundle one after the other, each staged before the next."""
 
     def __init__(self, job: Job, make_processor: Callable[[], Processor], run_id: str) -> None:
+        scratch.claim()
         self.staging = Staging(job)
         self.processor = make_processor()
         self.run_id = run_id
@@ -102,7 +97,7 @@ class _Worker:
             if following is not None:
                 self.processor.prefetch(following)
             beat(video.uri, 0)
-            self._finish(video, lambda frames, uri=video.uri: beat(uri, frames))
+            self._finish(video, partial(beat, video.uri))
         return [(video.unit, video.video_id) for video in videos]
 
     def _finish(self, video: Video, beat: Callable[[int], None]) -> None:
@@ -197,8 +192,7 @@ def run(
     job: Job,
     listing: Iterable[pa.RecordBatch],
     make_processor: Callable[[], Processor],
-    options: RunOptions,
-    pool: cluster.Pool,
+    options: JobOptions,
 ) -> Summary:
     """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""
     cluster.stop_on_sigterm()
@@ -218,7 +212,7 @@ def run(
     summary = Summary(planned=units.videos)
     summary.skipped = _others(listed, units)
     if units and not options.dry_run:
-        _do(committer, units, _WorkerFactory(job, make_processor, run_id), pool, summary)
+        _do(committer, units, _WorkerFactory(job, make_processor, run_id), cluster.Pool(options.workers), summary)
     summary.wall_s = round(time.monotonic() - started, 3)
     summary.frames_per_s = round(summary.frames / summary.wall_s, 2) if summary.wall_s else 0.0
     if not options.dry_run:
@@ -266,7 +260,7 @@ class _Round:
         self.units = {unit.id: unit for unit in units}
         self.left: dict[str, set[str]] = {}
         self.todo: list[Video] = []
-        self.commits: list[Future[Any]] = []
+        self.commits: list[tuple[Unit, Future[LedgerRecord]]] = []
         for unit in units:
             staged = committer.staged(unit)
             videos = [video for video in unit.videos if video.video_id not in staged]
@@ -280,16 +274,17 @@ class _Round:
 
     def _commit_if_whole(self, unit_id: str) -> None:
         if not self.left[unit_id]:
-            self.commits.append(self.pool.submit(self.committer.commit, self.units[unit_id]))
+            unit = self.units[unit_id]
+            self.commits.append((unit, self.pool.submit(self.committer.commit, unit)))
 
     def account(self, summary: Summary, *, wait: bool) -> None:
         """Adds what is committed to the summary; raises what a commit raised."""
         unfinished = []
-        for commit in self.commits:
+        for unit, commit in self.commits:
             if wait or commit.done():
-                summary.add(commit.result())
+                summary.add(commit.result(), unit)
             else:
-                unfinished.append(commit)
+                unfinished.append((unit, commit))
         self.commits = unfinished
 
 
@@ -299,6 +294,7 @@ def _do(committer: Committer, units: Units, factory: _WorkerFactory, pool: clust
         Progress(total=units.videos, unit="video") as bar,
         cluster.session(),
     ):
+        scratch.claim()  # after Ray has made its own place, whose sockets' paths must stay short
         try:
             for some in _rounds(units):
                 round_ = _Round(committer, some, committers)
@@ -313,3 +309,27 @@ def _do(committer: Committer, units: Units, factory: _WorkerFactory, pool: clust
         except BaseException:
             committers.shutdown(cancel_futures=True)
             raise
+
+
+def tell(summary: Summary, options: JobOptions) -> int:
+    """Says what a run did, in words on stderr or as JSON on stdout; returns the exit status: 3 if videos failed."""
+    shown = summary.failures[:MAX_FAILURES_SHOWN]
+    for failure in shown:
+        print("{status}: {uri}: {reason}: {message}".format(**failure), file=sys.stderr)
+    if more := len(summary.failures) - len(shown):
+        print(f"... and {more} more: see the table videos", file=sys.stderr)
+    print(_in_words(summary, options), file=sys.stderr)
+    if options.json:
+        emit_json(summary.as_json())
+    return 3 if summary.failed else 0
+
+
+def _in_words(summary: Summary, options: JobOptions) -> str:
+    if options.dry_run:
+        return f"would do {summary.planned} videos, {summary.skipped} are done"
+    if not summary.planned:
+        return f"nothing to do: all {summary.skipped} videos were done before"
+    return (
+        f"{summary.ok} videos ok, {summary.partial} partial, {summary.failed} failed, {summary.skipped} done before; "
+        f"{summary.frames} frames, {summary.rows} rows in {summary.wall_s:.1f} s ({summary.frames_per_s:.1f} frames/s)"
+    )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json as json_
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
+
+from common.cli import JobOptions, job_options
+from ingest.options import face_options
 
 
 @click.command()
@@ -47,3 +51,18 @@ def label(dataset: str, root: Path, lake: str, json: bool) -> None:
         click.echo(json_.dumps(asdict(done)))
     else:
         click.echo(f"{done.dataset}: {done.rows} rows of {done.videos} videos, {done.outcome}")
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@face_options
+@job_options
+def ingest(sources: tuple[str, ...], faces: dict[str, Any], options: JobOptions) -> int:
+    """Find the faces in the videos of SRC: files, folders, globs, s3:// prefixes, or lists of them."""
+    from common import config, runner
+    from common.lake import Lake, check_archive_name
+    from ingest import archive, job
+
+    settings = config.load(job.IngestConfig, options.config, options.overrides, {"faces": faces})
+    name = check_archive_name(options.archive or archive.default_name(sources))
+    return runner.tell(job.run(sources, Lake(options.lake), name, settings, options), options)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.config import Config
+from common.errors import UsageError
 from ingest.align import Aligner, AlignOptions, FaceBatch
 from ingest.cuts import CutFinder
 from ingest.decode import DecodeOptions, FrameBatch, VideoReader
@@ -25,6 +29,24 @@ class FacesOptions(Config):
     tracker: TrackerOptions = TrackerOptions()
     quality: QualityOptions = QualityOptions()
     align: AlignOptions = AlignOptions()
+
+    def identity(self) -> dict[str, Any]:
+        """What decides which faces are found, without limits and sizes of batches; weights by their digest.
+
+        Raises `UsageError` if a file of weights cannot be read.
+        """
+        found = self.model_dump(mode="json")
+        found["decode"] = self.decode.model_dump(include={"decoder", "every"})
+        found["detector"]["weights"] = None if self.detector.weights is None else _sha256(self.detector.weights)
+        return found
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"the detector's weights cannot be read from {path}: {error.strerror}") from None
 
 
 class FaceFinder:

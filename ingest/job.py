@@ -8,14 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from common import cluster, config, runner, schema
+from common import config, runner, schema
+from common.cli import JobOptions
 from common.commit import Job
 from common.lake import Lake, Partition
 from common.store import StoreSettings
 from common.units import Video
 from ingest import archive
-from ingest.faces import FacesOptions, FaceSource
+from ingest.faces import FacesOptions
 from ingest.shards import to_table
+from ingest.source import FaceSource
 
 
 class IngestConfig(config.Config):
@@ -54,11 +56,13 @@ class _Processor:
 
 def make_job(lake: Lake, archive_name: str, config_: IngestConfig) -> Job:
     """The tables that ingesting `archive_name` with this configuration writes."""
-    described = config_.identity()
+    described = {"faces": config_.faces.identity()} | config_.model_dump(mode="json", exclude={"faces"})
     digest = f"i-{config.digest(described)}"
     return Job(
         lake=lake,
-        data=Partition("faces", (("schema", str(schema.SCHEMA_VERSION)), ("ingest", digest), ("archive", archive_name))),
+        data=Partition(
+            "faces", (("schema", str(schema.SCHEMA_VERSION)), ("ingest", digest), ("archive", archive_name))
+        ),
         videos=Partition(
             "videos", (("schema", str(schema.SCHEMA_VERSION)), ("job", f"ingest-{digest}"), ("archive", archive_name))
         ),
@@ -69,7 +73,7 @@ def make_job(lake: Lake, archive_name: str, config_: IngestConfig) -> Job:
 
 
 def run(
-    sources: Sequence[str], lake: Lake, archive_name: str, config_: IngestConfig, options: runner.RunOptions
+    sources: Sequence[str], lake: Lake, archive_name: str, config_: IngestConfig, options: JobOptions
 ) -> runner.Summary:
     """Ingests what `sources` list; raises `MienError`."""
     return runner.run(
@@ -77,5 +81,4 @@ def run(
         archive.listing(sources, StoreSettings.from_env()),
         FacesProcessor(config_),
         options,
-        cluster.Pool(workers=options.workers, stall_s=options.stall_s),
     )

@@ -1,0 +1,54 @@
+"""Options of the commands that look for faces: short names for the keys of `ingest.faces.FacesOptions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DECODERS = ("pyav", "decord")
+DETECTORS = ("mtcnn", "retinaface_resnet50", "retinaface_mobilenet0.25")
+
+
+def face_options(function: F) -> F:
+    """Adds the options to a command; it gets what was chosen as `faces`, nested as the keys are."""
+
+    def command(
+        *args: Any,
+        decoder: str | None,
+        every: int | None,
+        detector: str | None,
+        detector_weights: str | None,
+        **rest: Any,
+    ) -> Any:
+        chosen = {
+            "decode": {"decoder": decoder, "every": every},
+            "detector": {"name": detector, "weights": detector_weights},
+        }
+        faces = {
+            section: {key: value for key, value in keys.items() if value is not None}
+            for section, keys in chosen.items()
+        }
+        return function(*args, faces=faces, **rest)
+
+    for option in reversed(
+        (
+            click.option(
+                "--decoder", type=click.Choice(["pyav", "decord"]), help="What gives the pixels. [default: pyav]"
+            ),
+            click.option("--every", type=click.IntRange(min=1), metavar="N", help="Take one frame in N."),
+            click.option("--detector", type=click.Choice(DETECTORS), help="What finds the faces. [default: mtcnn]"),
+            click.option(
+                "--detector-weights",
+                type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+                metavar="FILE",
+                help="RetinaFace's weights.",
+            ),
+        )
+    ):
+        command = option(command)
+    return update_wrapper(command, function)  # type: ignore[return-value]

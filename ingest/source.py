@@ -1,0 +1,73 @@
+"""A planned video to its faces: fetched, decoded, found; with what the `videos` table will say of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from common.store import StoreSettings
+from common.units import Video
+from ingest.align import FaceBatch
+from ingest.decode import VideoReader, open_video
+from ingest.faces import FaceFinder, FacesOptions
+from ingest.fetch import Prefetcher
+
+
+class FaceStream:
+    """Iterate once for the faces; afterwards `account` tells how it went."""
+
+    def __init__(self, batches: Iterator[FaceBatch], reader: VideoReader) -> None:
+        self._batches = batches
+        self._reader = reader
+        self._frames_with_face = 0
+        self._tracks = 0
+
+    def __iter__(self) -> Iterator[FaceBatch]:
+        for batch in self._batches:
+            self._frames_with_face += len(set(batch.row.tolist()))
+            self._tracks = max(self._tracks, int(batch.track_id.max(initial=-1)) + 1)
+            yield batch
+
+    def account(self) -> dict[str, Any]:
+        """Columns of the `videos` table that decoding and detection know."""
+        facts, outcome = self._reader.facts, self._reader.outcome
+        assert outcome is not None, "the stream was not read to its end"
+        return {
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "message": outcome.message,
+            "container": facts.container,
+            "codec": facts.codec,
+            "width": facts.width,
+            "height": facts.height,
+            "fps": facts.fps,
+            "rotation": facts.rotation,
+            "frames": outcome.frames,
+            "frames_with_face": self._frames_with_face,
+            "tracks": self._tracks,
+            "duration_s": outcome.duration_s,
+            "decoder": self._reader.decoder,
+        }
+
+
+class FaceSource:
+    """Opens one video after the other; the detector is built once. Raises `VideoError` for a video's own faults."""
+
+    def __init__(self, options: FacesOptions, settings: StoreSettings | None = None) -> None:
+        self._finder = FaceFinder(options)
+        self._fetcher = Prefetcher(Path(tempfile.gettempdir()), settings)
+
+    def prefetch(self, video: Video) -> None:
+        """Begins to fetch the video that comes next."""
+        self._fetcher.begin(video)
+
+    @contextmanager
+    def open(self, video: Video) -> Iterator[FaceStream]:
+        with (
+            self._fetcher.fetch(video) as path,
+            open_video(path, self._finder.options.decode) as reader,
+        ):
+            yield FaceStream(self._finder.find(reader), reader)

@@ -1,0 +1,124 @@
+"""`mien score`: an archive's videos, or its ingested faces, to the `scores` table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+from pydantic import Field
+
+from common import config, runner
+from common.bundle import Bundle
+from common.cli import JobOptions
+from common.commit import Job
+from common.errors import UsageError
+from common.lake import Lake, Partition
+from common.schema import SCORES
+from common.units import Video
+from ingest.faces import FaceBatch, FacesOptions
+from score.from_faces import Ingested, IngestedFaces
+from score.stream import ScoreOptions, scores
+from score.windows import Windowing
+
+
+class ScoreConfig(config.Config):
+    """How to score. The sizes of batches change no row and no partition."""
+
+    faces: FacesOptions = FacesOptions()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = Field(64, ge=1, description="crops a call of the encoder")
+    window_batch: int = Field(8, ge=1, description="windows a call of the heads")
+
+
+class Stream(Protocol):
+    """A video's faces, and afterwards what the `videos` table says of it."""
+
+    def __iter__(self) -> Iterator[FaceBatch]: ...
+    def account(self) -> dict[str, Any]: ...
+
+
+class Source(Protocol):
+    """Where faces come from: videos (`ingest.source`) or the lake (`score.from_faces`)."""
+
+    def prefetch(self, video: Video) -> None: ...
+    def open(self, video: Video) -> AbstractContextManager[Stream]: ...
+
+
+@dataclass(frozen=True)
+class ScoreProcessor:
+    """Picklable recipe of a worker's processor; models are loaded in the worker."""
+
+    bundle: str
+    config: ScoreConfig
+    ingested: Ingested | None
+
+    def __call__(self) -> _Processor:
+        return _Processor(self)
+
+
+class _Processor:
+    def __init__(self, recipe: ScoreProcessor) -> None:
+        from ingest.source import FaceSource
+        from train.models import load
+
+        bundle = Bundle.open(recipe.bundle)
+        self.model = load(bundle, dtype=recipe.config.dtype)
+        self.source: Source = IngestedFaces(recipe.ingested) if recipe.ingested else FaceSource(recipe.config.faces)
+        manifest = bundle.manifest
+        self.options = ScoreOptions(
+            windowing=Windowing(
+                fps=manifest.fps,
+                max_gap_s=recipe.config.faces.tracker.max_gap_s,
+                window=manifest.window,
+                stride=manifest.stride,
+                gaps=manifest.gaps,
+            ),
+            batch_size=recipe.config.batch_size,
+            window_batch=recipe.config.window_batch,
+        )
+
+    def prefetch(self, video: Video) -> None:
+        self.source.prefetch(video)
+
+    def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
+        with self.source.open(video) as stream:
+            for table in scores(_beating(stream, beat), self.model, video, self.options):
+                write(table)
+        return stream.account()
+
+
+def _beating(stream: Stream, beat: Callable[[int], None]) -> Iterator[FaceBatch]:
+    for batch in stream:
+        yield batch
+        beat(len(batch))
+
+
+def make_job(lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig, ingested: Ingested | None) -> Job:
+    """The tables that scoring `archive_name` with this bundle and configuration writes."""
+    manifest = bundle.manifest
+    if manifest.crop.size != config_.faces.align.size:
+        raise UsageError(
+            f"the bundle takes crops of {manifest.crop.size} pixels and faces are cut at {config_.faces.align.size}: "
+            f"pass --set faces.align.size={manifest.crop.size}"
+        )
+    described = {
+        "bundle": manifest.id,
+        "dtype": config_.dtype,
+        "faces": str(ingested.partition) if ingested else config_.faces.identity(),
+    }
+    model = f"{manifest.name}-{manifest.id}-{config.digest(described)}"
+    return Job(
+        lake=lake,
+        data=Partition("scores", (("model", model), ("archive", archive_name))),
+        videos=Partition("videos", (("job", f"score-{model}"), ("archive", archive_name))),
+        schema=SCORES,
+        config=described,
+    )
+
+
+def run(job: Job, listing: Iterable[pa.RecordBatch], processor: ScoreProcessor, options: JobOptions) -> runner.Summary:
+    """Scores what is listed; raises `MienError`."""
+    return runner.run(job, listing, processor, options)
