@@ -91,14 +91,12 @@ def _sentence(problem: ErrorDetails, path: tuple[str, ...], model: type[BaseMode
 
 
 def _nearest(path: tuple[str, ...], model: type[BaseModel]) -> str | None:
-    """The known key that looks most like an unknown one: among its section's keys, else anywhere in the model."""
+    """The known key that looks most like an unknown one, anywhere in the model; among equals, that of its section."""
     *section, name = path
-    known = {field for place in _sections(model, section) for field in place.model_fields}
-    if near := difflib.get_close_matches(name, sorted(known), n=1):
-        return ".".join([*section, *near])
-    elsewhere = {key.rsplit(".", 1)[-1]: key for key in _keys(model)}
-    near = difflib.get_close_matches(name, sorted(elsewhere), n=1)
-    return elsewhere[near[0]] if near else None
+    known = {key.rsplit(".", 1)[-1]: key for key in _keys(model)}
+    known |= {field: ".".join([*section, field]) for place in _sections(model, section) for field in place.model_fields}
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return known[near[0]] if near else None
 
 
 def _sections(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:

@@ -1,0 +1,322 @@
+"""Bundles: written whole, read only when every byte is what it says, one sentence when not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import bundle
+from common.bundle import Bundle
+from common.errors import MienError, UsageError
+from common.labels import ACTION_UNITS, EXPRESSIONS
+
+torch = pytest.importorskip("torch")
+
+FIELDS: dict[str, Any] = {
+    "name": "tiny",
+    "tasks": ["va", "expr"],
+    "encoder": {"kind": "mae", "options": {"depth": 2}, "file": "encoder.safetensors"},
+    "preprocess": {"crop": [8, 8, 96], "size": 48, "grey": True, "standardise": True},
+    "crop": {"template": "arcface", "size": 112},
+    "temporal": {
+        "va": {"options": {"width": 8}, "file": "va.safetensors"},
+        "expr": {"options": {"width": 8}, "file": "expr.safetensors"},
+    },
+    "window": 300,
+    "stride": 200,
+    "fps": 30.0,
+    "gaps": "repeat",
+    "classes": {"expr": list(EXPRESSIONS)},
+    "thresholds": {},
+    "recipe": {"name": "demo", "lr": 1e-4},
+    "data": {"videos": 3},
+    "metrics": {"ccc_valence": 0.5},
+    "code_version": "0.1.0",
+    "licence": "Apache-2.0",
+    "intended_use": "demo",
+}
+
+
+def weights(seed: int = 0) -> dict[str, dict[str, Any]]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: {"w": torch.randn(4, 3, generator=generator), "b": torch.randn(4, generator=generator).bfloat16()}
+        for name in ("encoder.safetensors", "va.safetensors", "expr.safetensors")
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return bundle.write(tmp_path / "model", FIELDS, weights()).path
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    file = folder / "bundle.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
+    written = bundle.write(tmp_path / "deep" / "model", FIELDS, weights())
+    read = Bundle.open(tmp_path / "deep" / "model")
+    assert read == written
+    assert read.manifest.preprocess.crop == (8, 8, 96)
+    assert (
+        json.loads(read.manifest.model_dump_json(exclude={"id", "files", "schema_version"}, exclude_none=True))
+        == FIELDS
+    )
+    for name, tensors in weights().items():
+        loaded = read.tensors(name)
+        assert loaded.keys() == tensors.keys()
+        for key, tensor in tensors.items():
+            assert loaded[key].dtype == tensor.dtype
+            assert torch.equal(loaded[key], tensor)
+
+
+def test_only_the_manifest_and_the_weights_are_in_the_folder(tmp_path: Path, folder: Path) -> None:
+    assert sorted(os.listdir(folder)) == ["bundle.json", "encoder.safetensors", "expr.safetensors", "va.safetensors"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_the_id_is_twelve_hex_digits_the_same_for_the_same_model(tmp_path: Path) -> None:
+    first = bundle.write(tmp_path / "a", FIELDS, weights()).manifest.id
+    assert len(first) == 12
+    assert int(first, 16) >= 0
+    assert bundle.write(tmp_path / "b", FIELDS, weights()).manifest.id == first
+    assert bundle.write(tmp_path / "c", FIELDS, weights(1)).manifest.id != first
+    assert bundle.write(tmp_path / "d", FIELDS | {"stride": 100}, weights()).manifest.id != first
+
+
+def test_tensors_that_share_storage_can_be_written(tmp_path: Path) -> None:
+    matrix = torch.arange(12.0).reshape(3, 4)
+    tensors = weights() | {"va.safetensors": {"w": matrix, "first": matrix[0], "t": matrix.T}}
+    written = bundle.write(tmp_path / "model", FIELDS, tensors)
+    assert torch.equal(written.tensors("va.safetensors")["t"], matrix.T)
+
+
+def test_a_bundle_may_be_replaced(tmp_path: Path, folder: Path) -> None:
+    before = Bundle.open(folder).manifest.id
+    bundle.write(folder, FIELDS, weights(1))
+    assert Bundle.open(folder).manifest.id != before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+def test_what_is_no_bundle_is_never_overwritten(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "thesis"
+    if kind == "folder":
+        place.mkdir()
+        (place / "chapter.tex").write_text("years")
+    elif kind == "file":
+        place.write_text("years")
+    else:
+        place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"exists and is not a bundle.*name another folder"):
+        bundle.write(place, FIELDS, weights())
+    assert os.listdir(tmp_path) == ["thesis"]
+
+
+def test_an_empty_folder_is_free(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    bundle.write(tmp_path / "model", FIELDS, weights())
+    Bundle.open(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "No Such Name"},
+        {"tasks": ["va"]},
+        {"stride": 301},
+        {"preprocess": {"crop": [20, 20, 96], "size": 48}},
+        {"preprocess": {"crop": [8, 8, 96], "size": 48, "mean": [0.5]}},
+        {"classes": {"expr": ["happy"]}},
+        {"classes": {}},
+        {"encoder": {"kind": "mae", "options": {}, "file": "../encoder.safetensors"}},
+        {"encoder": {"kind": "mae", "options": {}, "file": "other.safetensors"}},
+        {"surprise": 1},
+        {"fps": float("nan")},
+    ],
+)
+def test_an_inconsistent_manifest_is_refused_and_nothing_is_written(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^the bundle is not complete: "):
+        bundle.write(tmp_path / "model", FIELDS | changes, weights())
+    assert os.listdir(tmp_path) == []
+
+
+def test_classes_may_be_fewer_than_the_tables_columns(tmp_path: Path) -> None:
+    few = bundle.write(tmp_path / "model", FIELDS | {"classes": {"expr": ["happiness", "anger"]}}, weights())
+    assert few.manifest.classes["expr"] == ("happiness", "anger")
+    with pytest.raises(UsageError):
+        bundle.write(tmp_path / "other", FIELDS | {"classes": {"expr": list(ACTION_UNITS)}}, weights())
+
+
+def test_an_interrupted_write_leaves_the_old_bundle(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Bundle.open(folder).manifest.id
+    real, calls = os.rename, []
+
+    def fails_second(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_second)
+    with pytest.raises(MienError, match="No space left on device"):
+        bundle.write(folder, FIELDS, weights(1))
+    assert Bundle.open(folder).manifest.id == before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MienError, match=r"cannot be written: Not a directory"):
+        bundle.write(tmp_path / "file" / "model", FIELDS, weights())
+
+
+@pytest.mark.parametrize("position", [0, 9, -1])
+@pytest.mark.parametrize("name", ["encoder.safetensors", "va.safetensors"])
+def test_a_flipped_byte_in_the_weights_is_found(folder: Path, name: str, position: int) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[position] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(UsageError, match=rf"^{name} of the bundle .* is damaged.*copy the bundle again"):
+        Bundle.open(folder)
+
+
+def test_a_truncated_file_of_weights_is_found(folder: Path) -> None:
+    os.truncate(folder / "va.safetensors", 10)
+    with pytest.raises(UsageError, match=r"va\.safetensors of the bundle .* is damaged"):
+        Bundle.open(folder)
+
+
+def test_a_missing_file_of_weights_is_named(folder: Path) -> None:
+    (folder / "va.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"va\.safetensors of the bundle .* cannot be read: No such file"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stride": 100},
+        {"intended_use": "everything"},
+        {"name": "other"},
+        {"metrics": {"ccc_valence": 0.9}},
+        {"id": "0123456789ab"},
+    ],
+)
+def test_a_changed_manifest_is_found(folder: Path, changes: dict[str, Any]) -> None:
+    edit(folder, **changes)
+    with pytest.raises(UsageError, match=r"^bundle\.json of the bundle .* was changed"):
+        Bundle.open(folder)
+
+
+def test_weights_of_another_model_with_their_own_digest_are_found(tmp_path: Path, folder: Path) -> None:
+    other = bundle.write(tmp_path / "other", FIELDS, weights(1)).path
+    shutil.copy(other / "va.safetensors", folder)
+    files = json.loads((folder / "bundle.json").read_text())["files"]
+    files["va.safetensors"] = json.loads((other / "bundle.json").read_text())["files"]["va.safetensors"]
+    edit(folder, files=files)
+    with pytest.raises(UsageError, match="was changed"):
+        Bundle.open(folder)
+
+
+def test_whitespace_in_the_manifest_does_not_matter(folder: Path) -> None:
+    edit(folder)
+    Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[]", "does not describe a bundle"),
+        (b"{}", "does not describe a bundle: the key '.*' is missing"),
+        (b'{"schema_version": 2}', "newer mien.*upgrade"),
+    ],
+)
+def test_a_manifest_that_is_none_is_one_sentence(folder: Path, content: bytes, problem: str) -> None:
+    (folder / "bundle.json").write_bytes(content)
+    with pytest.raises(UsageError, match=problem) as error:
+        Bundle.open(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path) -> None:
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["temporal"]["va"]["file"] = "/etc/passwd"
+    edit(folder, **manifest)
+    with pytest.raises(UsageError, match=r"temporal\.va\.file"):
+        Bundle.open(folder)
+
+
+def test_a_path_without_a_bundle_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no bundle at"):
+        Bundle.open(tmp_path / "none")
+    with pytest.raises(UsageError, match=r"is not a bundle, its bundle\.json cannot be read"):
+        Bundle.open(tmp_path)
+
+
+def test_a_file_that_the_bundle_does_not_list_cannot_be_asked_for(folder: Path) -> None:
+    with pytest.raises(KeyError):
+        Bundle.open(folder).tensors("bundle.json")
+
+
+def test_opening_needs_no_torch(folder: Path) -> None:
+    program = "import sys; from common.bundle import Bundle; Bundle.open(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program, folder]).returncode == 0
+
+
+@pytest.fixture
+def remote(folder: Path, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The bundle below s3://, and a local cache of its own."""
+    from common.store import Store
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = Store(f"{s3_url}/models/tiny")
+    for file in folder.iterdir():
+        store.create(file.name, file)
+    return f"{s3_url}/models/tiny"
+
+
+def test_a_bundle_on_s3_is_the_one_that_was_copied_there(folder: Path, remote: str) -> None:
+    fetched, local = Bundle.open(remote), Bundle.open(folder)
+    assert fetched.manifest == local.manifest
+    assert torch.equal(fetched.tensors("va.safetensors")["w"], local.tensors("va.safetensors")["w"])
+
+
+def test_a_fetched_bundle_is_kept_and_mended(remote: str) -> None:
+    path = Bundle.open(remote).path
+    stamp = (path / "va.safetensors").stat().st_mtime_ns
+    assert Bundle.open(remote).path == path
+    assert (path / "va.safetensors").stat().st_mtime_ns == stamp
+    (path / "va.safetensors").write_bytes(b"damaged")
+    assert Bundle.open(remote).tensors("va.safetensors")
+
+
+def test_a_damaged_bundle_on_s3_is_refused_and_not_kept(remote: str, tmp_path: Path) -> None:
+    from common.store import Store
+
+    store = Store(remote)
+    store.delete(["va.safetensors"])
+    with pytest.raises(UsageError, match=r"va\.safetensors of the bundle .* is missing"):
+        Bundle.open(remote)
+    store.create("va.safetensors", b"damaged")
+    with pytest.raises(UsageError, match="are damaged"):
+        Bundle.open(remote)
+    assert list((tmp_path / "cache" / "mien" / "bundles").iterdir()) == []
+
+
+def test_no_bundle_on_s3_is_one_sentence(s3_url: str) -> None:
+    with pytest.raises(UsageError, match=r"there is no bundle at s3://.*: it holds no bundle\.json"):
+        Bundle.open(f"{s3_url}/nothing")

@@ -1,0 +1,145 @@
+"""Progress: counts from many threads, lines in a log, a bar on a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from common import log
+from common.progress import Progress
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    log.configure(json=True)
+
+    def read() -> list[dict[str, Any]]:
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        return [json.loads(line) for line in captured.err.splitlines()]
+
+    yield read
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_updates_from_many_threads_all_count(lines: Any) -> None:
+    with Progress(total=8_000) as progress:
+
+        def work() -> None:
+            for _ in range(1_000):
+                progress.update(videos=1, frames=3, failed=1)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        state = progress.state()
+    assert (state.done, state.frames, state.failed) == (8_000, 24_000, 8_000)
+
+
+def test_elsewhere_than_on_a_terminal_a_line_comes_every_interval_and_at_the_end(lines: Any) -> None:
+    with Progress(total=4, unit="video", interval_s=0.1) as progress:
+        progress.update(videos=1, frames=100)
+        time.sleep(0.45)
+        progress.update(videos=3, frames=20, failed=1)
+    written = lines()
+    assert 3 <= len(written) <= 5
+    first, last = written[0], written[-1]
+    assert {key: first[key] for key in ("event", "unit", "done", "total")} == {
+        "event": "progress",
+        "unit": "video",
+        "done": 1,
+        "total": 4,
+    }
+    assert first["frames_per_s"] > 0
+    assert first["eta_s"] == pytest.approx(first["elapsed_s"] * 3, abs=0.3)
+    assert (last["done"], last["failed"], last["frames"], last["eta_s"]) == (4, 1, 120, 0)
+
+
+def test_nothing_is_said_before_the_interval_is_over(lines: Any) -> None:
+    with Progress(total=2) as progress:
+        progress.update(videos=1)
+        time.sleep(0.2)
+        assert lines() == []
+
+
+def test_no_eta_before_anything_is_finished(lines: Any) -> None:
+    with Progress(total=2) as progress:
+        progress.update(frames=50)
+        assert progress.state().eta_s is None
+
+
+def test_the_eta_follows_cost_where_it_is_given(lines: Any) -> None:
+    with Progress(total=2, total_cost=1_000) as progress:
+        time.sleep(0.1)
+        progress.update(videos=1, cost=900)
+        state = progress.state()
+    assert state.eta_s == pytest.approx(state.elapsed_s / 9)
+
+
+def test_an_error_inside_ends_it_all_the_same(lines: Any) -> None:
+    with pytest.raises(KeyError), Progress(total=2):
+        raise KeyError("x")
+    assert lines()[-1]["done"] == 0
+    assert "progress" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_nothing_to_do_is_no_division_by_zero(lines: Any) -> None:
+    with Progress(total=0):
+        pass
+    assert lines()[-1]["total"] == 0
+
+
+def test_on_a_terminal_there_is_a_bar_with_rate_and_eta_and_log_lines_stay_whole() -> None:
+    program = """
+import time
+from common import log
+from common.progress import Progress
+log.configure()
+with Progress(total=4, unit="video", interval_s=0.05) as progress:
+    progress.update(videos=1, frames=100, failed=1)
+    time.sleep(0.3)
+    log.get("x").warning("a line in between")
+    progress.update(videos=3, frames=20)
+"""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=theirs, env=os.environ | {"NO_COLOR": "1"})
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        written += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    screen = written.decode()
+    assert "25%" in screen
+    assert "1/4 videos" in screen
+    assert "frames/s, ETA 0:00:0" in screen
+    assert "1 failed" in screen
+    assert "4/4 videos" in screen
+    (line,) = [line for line in screen.replace("\r", "\n").splitlines() if "a line in between" in line]
+    assert "%" not in line
