@@ -24,13 +24,13 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-def breaks(frame_index: NDArray, times: NDArray, *, max_gap: int, max_gap_s: float) -> Bools:
-    """Whether a new sequence begins between one frame of a track and the next; bool [m - 1] for m frames.
+def breaks(times: NDArray, window: int, fps: float) -> Bools:
+    """Whether a new sequence begins between one frame of a track and the next; bool [m - 1] for times [m], in seconds.
 
-    Windows do not reach across more than `max_gap` frames or `max_gap_s` seconds without the face. The second also
-    keeps a broken time stamp (a jump of hours) from laying out millions of grid points that hold nothing.
+    No window reaches across its own length without the face, so each has a point that is not masked. That also keeps
+    a broken time stamp (a jump of hours) from laying out millions of grid points that hold nothing.
     """
-    return (np.diff(frame_index) > max_gap) | (np.diff(times) > max_gap_s)
+    return np.diff(times) * fps > window - 1
 
 
 def positions(times: NDArray, origin: float, fps: float) -> Floats:

@@ -7,8 +7,9 @@ many faces are in sight, never on the length of the video.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as Names
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,11 +25,11 @@ from score.encode import Encoder, encode
 from score.windows import Sequence, Window, Windowing
 
 if TYPE_CHECKING:
+    from common.bundle import BundleManifest
     from common.units import Video
     from ingest.faces import FaceBatch
 
-# The columns that a task fills, in the order of its head's outputs.
-TASK_COLUMNS = {"va": VALENCE_AROUSAL, "expr": EXPRESSION_COLUMNS, "au": ACTION_UNITS}
+TASKS = ("va", "expr", "au")
 
 
 class Scorer(Encoder, Protocol):
@@ -40,12 +41,28 @@ class Scorer(Encoder, Protocol):
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Only `windowing` changes rows; the sizes of batches trade memory for speed."""
+    """`windowing` and `classes` are the bundle's; the sizes of batches trade memory for speed and change no row.
+
+    `classes`: task -> names in the order of the head's outputs, for expr and au; some of all may be missing.
+    """
 
     windowing: Windowing
+    classes: Mapping[str, Names[str]] = field(default_factory=lambda: {"expr": EXPRESSIONS, "au": ACTION_UNITS})
     batch_size: int = 64  # crops a call of the encoder
     window_batch: int = 8  # windows a call of the heads
     table_rows: int = 16_384  # rows gathered before a table leaves; a Parquet row group of a few frames serves nobody
+
+    @classmethod
+    def of(cls, bundle: BundleManifest, *, batch_size: int = 64, window_batch: int = 8) -> ScoreOptions:
+        windowing = Windowing(bundle.fps, bundle.window, bundle.stride, bundle.gaps)
+        classes = {str(task): names for task, names in bundle.classes.items()}
+        return cls(windowing, classes, batch_size, window_batch)
+
+    def columns(self, task: str) -> list[str]:
+        """The columns that a task fills, in the order of its head's outputs."""
+        if task == "va":
+            return list(VALENCE_AROUSAL)
+        return [f"expr_{name}" if task == "expr" else name for name in self.classes[task]]
 
 
 @dataclass
@@ -61,7 +78,6 @@ class _Pending:
 @dataclass
 class _Track:
     sequence: Sequence
-    frame_index: int
     time_s: float
 
 
@@ -90,7 +106,7 @@ class _Stream:
         self._pending: deque[_Pending] = deque()
         self._slot = 0
         self._clock = -np.inf
-        self._columns: tuple[str, ...] = ()
+        self._columns: list[str] = []
 
     def tables(self, batches: Iterable[FaceBatch]) -> Iterator[pa.Table]:
         for faces, features in encode(batches, self._model, batch_size=self._options.batch_size):
@@ -111,29 +127,22 @@ class _Stream:
         self._clock = float(clock[-1])
         for track_id in np.unique(faces.track_id).tolist():
             rows = np.flatnonzero(faces.track_id == track_id)
-            frame_index, times = faces.frame_index[faces.row[rows]], clock[faces.row[rows]]
+            times = clock[faces.row[rows]]
             track = self._tracks.get(track_id)
-            known = ([], []) if track is None else ([track.frame_index], [track.time_s])
-            gaps = breaks(
-                np.append(known[0], frame_index),
-                np.append(known[1], times),
-                max_gap=windowing.max_gap,
-                max_gap_s=windowing.max_gap_s,
-            )
+            gaps = breaks(np.append([] if track is None else track.time_s, times), windowing.window, windowing.fps)
             fresh = np.append(True, gaps) if track is None else gaps
             for number, piece in enumerate(np.split(np.arange(len(rows)), np.flatnonzero(fresh))):
                 if number:
                     if track is not None:
                         yield track.sequence.close()
-                    track = _Track(Sequence(windowing, float(times[piece[0]])), 0, 0.0)
+                    track = _Track(Sequence(windowing, float(times[piece[0]])), 0.0)
                 if track is not None and len(piece):
                     yield from track.sequence.push(times[piece], features[rows[piece]], self._slot + rows[piece])
             assert track is not None
-            track.frame_index, track.time_s = int(frame_index[-1]), float(times[-1])
+            track.time_s = float(times[-1])
             self._tracks[track_id] = track
         for track_id, track in list(self._tracks.items()):
-            away, away_s = int(faces.frame_index[-1]) - track.frame_index, self._clock - track.time_s
-            if away > windowing.max_gap or away_s > windowing.max_gap_s:
+            if breaks(np.array([track.time_s, self._clock]), windowing.window, windowing.fps)[0]:
                 del self._tracks[track_id]
                 yield track.sequence.close()
 
@@ -143,8 +152,8 @@ class _Stream:
         while some := list(islice(drawn, self._options.window_batch)):
             valid = np.stack([window.valid for window in some])
             outputs = self._model.heads(np.stack([window.features for window in some]), valid)
-            tasks = [task for task in TASK_COLUMNS if task in outputs]
-            self._columns = tuple(column for task in tasks for column in TASK_COLUMNS[task])
+            tasks = [task for task in TASKS if task in outputs]
+            self._columns = [column for task in tasks for column in self._options.columns(task)]
             predictions = np.concatenate([outputs[task] for task in tasks], axis=2)
             if not np.isfinite(predictions[valid]).all():
                 raise MienError(
@@ -172,9 +181,7 @@ class _Stream:
                 yield _rows(pending.faces, pending.predictions, self._columns, self._video)
 
 
-def _rows(
-    faces: FaceBatch, predictions: NDArray[np.float32] | None, columns: tuple[str, ...], video: Video
-) -> pa.Table:
+def _rows(faces: FaceBatch, predictions: NDArray[np.float32] | None, columns: list[str], video: Video) -> pa.Table:
     """Rows of one batch of frames: its faces, and the frames without one."""
     empty = np.setdiff1d(np.arange(len(faces.frame_index)), faces.row)
     frame = np.concatenate([faces.row, empty])
@@ -200,9 +207,9 @@ def _rows(
     data |= {name: of_faces(faces.box[:, i], pa.float32()) for i, name in enumerate(BOX_COLUMNS)}
     if predictions is not None:
         data |= {name: of_faces(predictions[:, i], pa.float32()) for i, name in enumerate(columns)}
-        if EXPRESSION_COLUMNS[0] in columns:
-            first = columns.index(EXPRESSION_COLUMNS[0])
-            best = predictions[:, first : first + len(EXPRESSIONS)].argmax(axis=1)
-            data["expression"] = pa.array(np.array(EXPRESSIONS)[best][face].tolist(), pa.string(), mask=no_face)
+        if expressions := [i for i, name in enumerate(columns) if name in EXPRESSION_COLUMNS]:
+            names = np.array([columns[i].removeprefix("expr_") for i in expressions])
+            best = names[predictions[:, expressions].argmax(axis=1)]
+            data["expression"] = pa.array(best[face].tolist(), pa.string(), mask=no_face)
     arrays = [data.get(column.name, pa.nulls(len(order), column.type)) for column in SCORES]
     return pa.Table.from_arrays(arrays, schema=SCORES)

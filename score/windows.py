@@ -19,14 +19,9 @@ from common import windows as grid
 
 @dataclass(frozen=True)
 class Windowing:
-    """How a bundle wants its windows, and when a track is over.
-
-    `fps`, `window`, `stride` and `gaps` are the bundle's; `max_gap` is the tracker's: a face that is away for more
-    frames (by `frame_index`) comes back as another sequence, as it does after more than a whole window's time.
-    """
+    """How a bundle wants its windows: `window` and `stride` in grid points, of which there are `fps` a second."""
 
     fps: float
-    max_gap: int
     window: int = 300
     stride: int = 200
     gaps: Literal["repeat", "mask"] = "repeat"
@@ -34,10 +29,6 @@ class Windowing:
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.window:
             raise ValueError(f"a stride of {self.stride} with windows of {self.window} would leave frames out")
-
-    @property
-    def max_gap_s(self) -> float:
-        return self.window / self.fps
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +135,7 @@ class _Gatherer:
 
 
 class Sequence:
-    """One track from a first frame to a last without a longer gap: frames in, windows out, predictions in and out."""
+    """One track, as far as windows reach across its gaps: frames in, windows out, predictions in and out."""
 
     def __init__(self, windowing: Windowing, origin: float) -> None:
         self._windowing = windowing

@@ -18,17 +18,17 @@ from score.windows import Windowing
 
 VIDEO = Video(uri="/clips/a.mp4", version="1-2", size=1)
 TASKS = {"va": VALENCE_AROUSAL, "expr": EXPRESSION_COLUMNS, "au": ACTION_UNITS}
-FRAMES = 900
+FRAMES = 1200
 FACES = {
     0: [*range(420), *range(430, 640)],  # a gap that the tracker bridges
     1: [5],
     2: list(range(100, 401)),
-    3: [*range(650, 700), *range(760, 880)],  # away for longer than the tracker waits
+    3: [*range(650, 700), *range(1001, 1150)],  # away for longer than a window
 }
 
 
 def windowing(**changed) -> Windowing:
-    return Windowing(**({"fps": 25, "max_gap": 30, "window": 300, "stride": 200} | changed))
+    return Windowing(**({"fps": 25, "window": 300, "stride": 200} | changed))
 
 
 def rows(model, batches, **options) -> pa.Table:
@@ -52,7 +52,7 @@ def offline(model, batches, wanted: Windowing) -> dict[tuple[int, int], np.ndarr
     result = {}
     for track, faces in collected.items():
         frames, times, features = (np.array(each) for each in zip(*faces, strict=True))
-        ends = grid.breaks(frames, times, max_gap=wanted.max_gap, max_gap_s=wanted.max_gap_s)
+        ends = grid.breaks(times, wanted.window, wanted.fps)
         for piece in np.split(np.arange(len(frames)), np.flatnonzero(ends) + 1):
             places = grid.positions(times[piece], times[piece[0]], wanted.fps)
             source, own = grid.hold(grid.points(places))
@@ -103,7 +103,7 @@ def test_every_frame_has_a_row_in_order_and_frames_without_a_face_have_nulls(ari
 
 @pytest.mark.parametrize(
     ("size", "options"),
-    [(1, {"batch_size": 1, "window_batch": 1}), (50, {"batch_size": 7, "window_batch": 3}), (900, {"batch_size": 512})],
+    [(1, {"batch_size": 1, "window_batch": 1}), (50, {"batch_size": 7, "window_batch": 3}), (999, {"batch_size": 512})],
 )
 def test_rows_do_not_depend_on_how_the_work_was_cut_up(arithmetic_model, make_faces, size, options) -> None:
     usual = rows(arithmetic_model(), make_faces(FACES, FRAMES))
@@ -121,6 +121,24 @@ def test_a_task_the_bundle_lacks_is_null(arithmetic_model, make_faces, task: str
     filled = {name for name in SCORES.names if table[name].null_count == 0}
     predicted = {*itertools.chain(*TASKS.values()), "expression"}
     assert filled & predicted == {*TASKS[task], *(["expression"] if task == "expr" else [])}
+
+
+def test_outputs_fill_the_columns_of_the_bundles_own_classes(arithmetic_model, make_faces) -> None:
+    usual = rows(arithmetic_model(), make_faces({0: list(range(10))}, 10)).to_pandas()
+    turned = {"expr": EXPRESSIONS[::-1], "au": ACTION_UNITS[::-1]}
+    other = rows(arithmetic_model(), make_faces({0: list(range(10))}, 10), classes=turned).to_pandas()
+    assert (usual[list(EXPRESSION_COLUMNS)].to_numpy() == other[list(EXPRESSION_COLUMNS[::-1])].to_numpy()).all()
+    assert (usual[list(ACTION_UNITS)].to_numpy() == other[list(ACTION_UNITS[::-1])].to_numpy()).all()
+    assert other.expression.tolist() == [EXPRESSIONS[::-1][EXPRESSIONS.index(name)] for name in usual.expression]
+
+
+def test_a_class_that_the_bundle_does_not_know_is_null(arithmetic_model, make_faces) -> None:
+    model = arithmetic_model(tasks=("expr",))
+    model.outputs["expr"] = model.outputs["expr"][:, :7]
+    known = {"expr": EXPRESSIONS[1:]}
+    table = rows(model, make_faces({0: list(range(10))}, 10), classes=known)
+    assert [table[name].null_count for name in EXPRESSION_COLUMNS] == [10, *[0] * 7]
+    assert "neutral" not in table["expression"].to_pylist()
 
 
 def test_a_video_without_any_face_has_a_row_for_every_frame(arithmetic_model, make_faces) -> None:
@@ -157,7 +175,7 @@ def test_rows_leave_when_their_windows_are_done_not_at_the_end(arithmetic_model,
 
     options = ScoreOptions(windowing=windowing(), table_rows=1)
     for table in scores(source(), arithmetic_model(), VIDEO, options):
-        assert drawn - table["frame_index"][-1].as_py() <= 300 + 2 * 64 + 30
+        assert drawn - table["frame_index"][-1].as_py() <= 2 * 300 + 2 * 64
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
