@@ -1,0 +1,106 @@
+"""What a lake holds and how far its jobs are: the answer of `mien status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from common.lake import Lake, Partition
+from common.units import PlanLog
+from score.tables import Tables, connect
+
+# Per data table: the folder that names its configuration, and how a job over it is called in `videos`.
+_JOBS = {"faces": ("ingest", "ingest-"), "scores": ("model", "score-")}
+
+
+@dataclass
+class Job:
+    """One data partition: `todo` counts planned videos whose outcome is not committed yet."""
+
+    table: str
+    config: str
+    archive: str
+    units_planned: int = 0
+    units_done: int = 0
+    planned: int = 0
+    ok: int = 0
+    partial: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)  # of partial and failed videos
+    frames: int = 0
+    rows: int = 0
+    last_run: str | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def todo(self) -> int:
+        return max(0, self.planned - self.ok - self.partial - self.failed)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"todo": self.todo}
+
+
+@dataclass(frozen=True)
+class Status:
+    lake: str
+    jobs: list[Job]
+    labels: dict[str, int]  # dataset -> rows
+
+    def as_json(self) -> dict[str, Any]:
+        return {"lake": self.lake, "jobs": [job.as_json() for job in self.jobs], "labels": self.labels}
+
+
+def status(lake: Lake) -> Status:
+    """Reads the plans, the ledger and the `videos` table. Raises `UsageError` if there is no lake."""
+    with connect(lake) as tables:
+        jobs = [_job(lake, tables, table, partition) for table in _JOBS for partition in lake.partitions(table)]
+        labels = dict(tables.query("SELECT dataset, count(*) FROM labels GROUP BY dataset ORDER BY dataset")[1])
+    return Status(lake.url, jobs, labels)
+
+
+def _job(lake: Lake, tables: Tables, table: str, partition: Partition) -> Job:
+    column, prefix = _JOBS[table]
+    keys = dict(partition.keys)
+    job = Job(table, keys[column], keys["archive"])
+    plan = PlanLog(lake, partition)
+    plan.load()
+    job.planned, job.units_planned = len(plan), len(plan.units())
+    job.units_done = sum(1 for _ in lake.store.list(lake.ledger_prefix(partition)))
+
+    def ask(sql: str, name: str, value: str) -> list[Sequence[Any]]:
+        # Names of partitions are checked when they are made: nothing to escape.
+        return list(tables.query(f"{sql} WHERE {name} = '{value}' AND archive = '{job.archive}' GROUP BY ALL")[1])
+
+    outcomes = ask("SELECT status, reason, count(*), sum(frames) FROM videos", "job", prefix + job.config)
+    for outcome, reason, videos, frames in outcomes:
+        setattr(job, outcome, getattr(job, outcome) + videos)
+        job.frames += int(frames)
+        if reason:
+            job.reasons[reason] = job.reasons.get(reason, 0) + videos
+    for last_run, finished_at in ask(
+        "SELECT arg_max(run_id, finished_at), max(finished_at) FROM videos", "job", prefix + job.config
+    ):
+        job.last_run, job.finished_at = last_run, finished_at
+    job.rows = sum(rows for (rows,) in ask(f"SELECT count(*) FROM {table}", column, job.config))
+    return job
+
+
+def as_text(status: Status) -> Iterator[str]:
+    """The lines for people."""
+    yield f"lake {status.lake}"
+    if not status.jobs and not status.labels:
+        yield "  nothing in it yet: mien ingest and mien score fill it"
+    for job in status.jobs:
+        yield f"{job.table}  {'ingest' if job.table == 'faces' else 'model'} {job.config}  archive {job.archive}"
+        yield f"  units    {job.units_done} of {job.units_planned} done"
+        counts = [f"{job.ok} ok", f"{job.partial} partial", f"{job.failed} failed", f"{job.todo} to do"]
+        yield f"  videos   {job.planned} planned: {', '.join(counts)}"
+        for reason, videos in sorted(job.reasons.items(), key=lambda item: (-item[1], item[0])):
+            yield f"           {videos} {reason}"
+        yield f"  frames   {job.frames:,}   rows {job.rows:,}"
+        if job.finished_at:
+            yield f"  last run {job.last_run}, until {job.finished_at:%Y-%m-%d %H:%M:%S} UTC"
+    for dataset, rows in status.labels.items():
+        yield f"labels  dataset {dataset}  rows {rows:,}"
