@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import update_wrapper
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -56,6 +56,7 @@ def job_options(function: F) -> F:
         options = JobOptions(**{name: given.pop(name) for name in names})
         return function(*args, options=options, **given)
 
+    wrapped = cast(F, update_wrapper(command, function))
     at_least_one = click.IntRange(min=1)
     config_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in reversed(
@@ -75,8 +76,8 @@ def job_options(function: F) -> F:
             ),
         )
     ):
-        command = option(command)
-    return update_wrapper(command, function)  # type: ignore[return-value]
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def emit_json(summary: Mapping[str, Any]) -> None:
@@ -104,6 +105,16 @@ class Commands(click.Group):
                 raise
             return None  # this part is not installed; what a part itself lacks is an error to be seen
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            # click looks for what may have been meant among the commands that it has imported: none of ours.
+            known = self.list_commands(ctx)
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
 
 
 def _entries() -> dict[str, EntryPoint]:

@@ -1,0 +1,162 @@
+"""Rules of the house that import-linter does not know."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("common", "ingest", "train", "score")
+MODULES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
+PROGRAMS = MODULES + sorted(
+    path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py") if path.is_file()
+)
+TEXTS = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".lock", ".cfg", ".ini", ".sh", ".json", ""}
+
+# Where a URL may be opened, and by what.
+NETWORK = {"s3fs", "fsspec", "botocore", "boto3", "aiobotocore", "aiohttp", "requests", "urllib3", "httpx", "http"}
+NETWORK |= {"urllib.request", "ftplib"}
+STORE = {"common/store.py", "common/store_s3.py"}
+# DuckDB is shown the store as a file system: the abstract class, which opens nothing.
+INTERFACES = {"score/tables.py": {"fsspec.spec"}}
+# Weights that a wheel does not carry come once from the package's own place, their SHA-256 checked.
+DOWNLOADS = {"ingest/detector_weights.py": {"urllib.request"}}
+
+HEAVY = {"torch", "torchvision", "timm", "ray", "av", "cv2", "decord", "deepspeed", "facenet_pytorch", "retinaface"}
+UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def imports(nodes: Iterator[ast.AST]) -> set[str]:
+    """Dotted names of what is imported: `from a.b import c` is a.b and a.b.c."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def among(names: set[str], forbidden: set[str]) -> set[str]:
+    return {name for name in names for root in forbidden if name == root or name.startswith(f"{root}.")}
+
+
+def at_import_time(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Statements that run when the module is imported: not those of functions, nor those for type checkers alone."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test):
+            yield from at_import_time(statement.orelse)
+            continue
+        yield statement
+        for field in ("body", "orelse", "finalbody"):
+            yield from at_import_time(getattr(statement, field, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from at_import_time(handler.body)
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=name_of)
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not among(imports(ast.walk(tree_of(path))), UNPICKLERS)
+    for function, call in calls(path):
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if function in ("torch.load", "load_state_dict_from_url") or function.endswith(".load_state_dict_from_url"):
+            assert options.get("weights_only") == "True", f"{name_of(path)}:{call.lineno}"
+        if function.rpartition(".")[2] in ("read_pickle", "unsafe_load", "full_load"):
+            pytest.fail(f"{name_of(path)}:{call.lineno} {function}")
+        if function in ("np.load", "numpy.load"):
+            assert options.get("allow_pickle", "False") == "False", f"{name_of(path)}:{call.lineno}"
+        assert function not in ("yaml.load", "yaml.load_all"), f"{name_of(path)}:{call.lineno} use yaml.safe_load"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_store_opens_urls(path: Path) -> None:
+    if name_of(path) in STORE:
+        return
+    allowed = INTERFACES.get(name_of(path), set()) | DOWNLOADS.get(name_of(path), set())
+    used = among(imports(ast.walk(tree_of(path))), NETWORK)
+    assert not used - among(used, allowed)
+
+
+COMMAND_MODULES = [path for path in MODULES if path.name == "cli.py"]
+
+
+@pytest.mark.parametrize("path", COMMAND_MODULES, ids=name_of)
+def test_commands_import_nothing_heavy_before_they_are_called(path: Path) -> None:
+    assert not among(imports(at_import_time(tree_of(path).body)), HEAVY)
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    program = (
+        "import sys; from common.cli import main; status = main(['--help']); "
+        "print('IMPORTED', *sorted({name.partition('.')[0] for name in sys.modules})); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "click" in imported
+    assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_in_a_docstring_what_it_is(path: Path) -> None:
+    tree = tree_of(path)
+    assert not tree.body or ast.get_docstring(tree)
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and Path(name).suffix in TEXTS]
+
+
+def test_no_tracked_text_names_a_package_host_or_a_folder_of_a_persons_machine() -> None:
+    # Put together here, so that this file does not name them either.
+    hosts = [
+        "files" + ".pythonhosted",
+        "pypi" + ".org",
+        "--index-url ",
+        "registry" + ".npmjs",
+        "download" + ".pytorch",
+        "conda" + ".anaconda",
+    ]
+    folders = ["/home/" + r"\w", "/Users/" + r"\w", "/root/" + r"\w"]
+    pattern = re.compile("|".join([*(re.escape(host) for host in hosts), *folders]))
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked()
+        if path.is_file() and path != Path(__file__)
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []
+
+
+def test_the_arrows_between_the_parts_hold() -> None:
+    linter = Path(sys.executable).parent / "lint-imports"
+    if not linter.exists():
+        pytest.skip("import-linter is not installed")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
