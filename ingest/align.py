@@ -18,6 +18,7 @@ TEMPLATES = {
     )
 }
 """Where the five points lie in a 112-pixel crop (Deng et al., "ArcFace", 2019, as its authors publish them)."""
+FARTHEST = 1e6  # pixels from the corner: no picture is so large
 
 
 @dataclass(frozen=True)
@@ -104,31 +105,33 @@ def similarity(points: NDArray, template: NDArray) -> NDArray[np.float64]:
     a shift alone.
     """
     source, target = _complex(points), _complex(template)
-    bad = degenerate(points, template)
-    middle = np.nan_to_num(source.mean(-1, keepdims=True), posinf=0.0, neginf=0.0)
-    centred = np.where(bad[:, None], 0.0, source - middle)
-    spread = np.where(bad, 1.0, (np.abs(centred) ** 2).sum(-1))
-    factor = np.where(bad, 1.0, (centred.conj() * (target - target.mean())).sum(-1) / spread)
-    shift = target.mean() - factor * middle[:, 0]
+    middle = source.mean(-1)
+    factor = np.ones_like(middle)
+    fit = ~degenerate(points, template)
+    centred = (source - middle[:, None])[fit]
+    factor[fit] = (centred.conj() * (target - target.mean())).sum(-1) / (np.abs(centred) ** 2).sum(-1)
+    shift = target.mean() - factor * middle
     return np.stack(
         [np.stack([factor.real, -factor.imag, shift.real], -1), np.stack([factor.imag, factor.real, shift.imag], -1)], 1
     )
 
 
 def degenerate(points: NDArray, template: NDArray) -> NDArray[np.bool_]:
-    """bool [K]: the points are not finite, lie in one place (their root mean square distance from their middle is
-    below a pixel), or are no face seen from any side: turned and scaled at best, they keep less than a fifth of the
-    template's shape (mirrored or crossed points).
+    """bool [K]: the points are not finite or in no picture; or they lie in one place (their root mean square distance
+    from their middle is below a pixel); or they are no face from any side: at its best a similarity explains less than
+    half of their spread (mirrored or crossed points).
     """
     source, target = _complex(points), _complex(template)
-    with np.errstate(invalid="ignore"):
-        centred = source - source.mean(-1, keepdims=True)
-        spread = np.sqrt((np.abs(centred) ** 2).mean(-1))
-        target = target - target.mean()
-        fit = np.abs((centred.conj() * target).mean(-1)) / np.sqrt((np.abs(target) ** 2).mean())
-        return ~(np.isfinite(spread) & (spread >= 1) & (fit >= 0.2 * spread))
+    target = target - target.mean()
+    centred = source - source.mean(-1, keepdims=True)
+    spread = np.sqrt((np.abs(centred) ** 2).mean(-1))
+    explained = np.abs((centred.conj() * target).mean(-1)) / np.sqrt((np.abs(target) ** 2).mean())
+    return (spread < 1) | (explained < 0.5 * spread)
 
 
 def _complex(points: NDArray) -> NDArray[np.complex128]:
+    """Points [..., P, 2] as complex numbers [..., P]; all 0 where one is not finite or lies in no picture."""
     points = np.asarray(points, np.float64)
+    real = (np.abs(points) < FARTHEST).all((-2, -1))
+    points = np.where(real[..., None, None], points, 0.0)
     return points[..., 0] + 1j * points[..., 1]

@@ -33,11 +33,12 @@ def read(path: Path, sha256: str | None) -> Mapping[str, Tensor]:
         raise UsageError(f"the detector's weights cannot be read from {path}: {error.strerror}") from None
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(sha256 or ""):
-        raise UsageError(f"{path} is not the weights file it should be: its SHA-256 is {digest}, expected {sha256}")
+        raise UsageError(f"{path} is not the weights file it should be: its SHA-256 is {digest}, not {sha256}")
     try:
         tensors = torch.load(io.BytesIO(_unzipped(data)), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler met: several types, none documented
-        raise UsageError(f"{path} holds no weights that can be loaded safely: {str(error).splitlines()[0]}") from None
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise UsageError(f"{path} holds no weights that can be loaded safely: {why}") from None
     if not isinstance(tensors, Mapping) or not all(isinstance(each, Tensor) for each in tensors.values()):
         raise UsageError(f"{path} holds something else than a network's weights")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

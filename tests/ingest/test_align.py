@@ -1,0 +1,137 @@
+"""Alignment: the least-squares similarity, exact to the pixel, unmirrored, without aliasing, whatever the points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from skimage import data
+from skimage.transform import SimilarityTransform
+
+from ingest.align import TEMPLATES, Aligner, AlignOptions, degenerate, similarity
+
+TEMPLATE = TEMPLATES["arcface"]
+
+
+def placed(scale: float, turn: float, middle: tuple[float, float]) -> np.ndarray:
+    """The template's five points in a picture: float [5, 2]."""
+    return SimilarityTransform(scale=scale, rotation=turn)(TEMPLATE - TEMPLATE.mean(0)) + middle
+
+
+@given(arrays(np.float64, (4, 5, 2), elements=st.floats(-30, 30)), st.floats(0.2, 9), st.floats(-3, 3))
+def test_it_is_the_similarity_that_scikit_image_estimates(noise: np.ndarray, scale: float, turn: float) -> None:
+    points = placed(scale, turn, (300, 200)) + noise * scale / 4
+    expected = [SimilarityTransform.from_estimate(each, TEMPLATE).params[:2] for each in points]
+    fit = ~degenerate(points, TEMPLATE)
+    assert fit.any()
+    np.testing.assert_allclose(similarity(points, TEMPLATE)[fit], np.array(expected)[fit], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [112, 160])
+@pytest.mark.parametrize("scale", [0.4, 0.9, 1.7, 2.6, 4.3])
+@pytest.mark.parametrize("turn", [0.0, 0.5, -1.4])
+def test_points_of_the_picture_come_to_lie_on_the_template(size: int, scale: float, turn: float) -> None:
+    points = placed(scale, turn, (330.3, 290.7))
+    y, x = np.mgrid[:600, :640]
+    radius = 3 * scale
+    crops = []
+    for px, py in points:  # one soft spot at a time
+        spot = 255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * radius**2))
+        crops.append(
+            Aligner(AlignOptions(size=size))(np.repeat(spot[..., None], 3, 2).astype(np.uint8), points[None])[0]
+        )
+    for crop, target in zip(crops, TEMPLATE * size / 112, strict=True):
+        weight = crop[..., 0].astype(float)
+        cy, cx = np.mgrid[:size, :size]
+        found = (weight * cx).sum() / weight.sum(), (weight * cy).sum() / weight.sum()
+        np.testing.assert_allclose(found, target, atol=0.25)
+
+
+def test_a_shrunk_face_lies_where_an_unshrunk_one_does() -> None:
+    y, x = np.mgrid[:1000, :1100]
+    ramp = np.stack([x / 1100 * 255, y / 1000 * 255, np.full_like(x, 77)], -1)
+    for scale in (1.9, 2.1, 3.7, 5.2):
+        points = placed(scale, 0.3, (560, 500))
+        crop = Aligner(AlignOptions())(ramp.round().astype(np.uint8), points[None])[0]
+        matrix = similarity(points[None], TEMPLATE)[0]
+        cy, cx = np.mgrid[:112, :112]
+        source = (np.stack([cx, cy], -1) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+        inside = ((source > 12) & (source < np.array([1087, 987]))).all(-1)
+        expected = np.stack([source[..., 0] / 1100 * 255, source[..., 1] / 1000 * 255, np.full_like(cx, 77)], -1)
+        assert inside.mean() > 0.8
+        assert np.abs(crop - expected)[inside].max() < 1.5
+
+
+def test_fine_detail_of_a_large_face_is_averaged_not_aliased() -> None:
+    board = np.indices((900, 900)).sum(0) % 2 * 255
+    crop = Aligner(AlignOptions())(
+        np.repeat(board[..., None], 3, 2).astype(np.uint8), placed(4.0, 0.2, (450, 450))[None]
+    )[0]
+    inner = crop[10:-10, 10:-10].astype(int)
+    assert np.abs(inner - 127).max() <= 2
+
+
+def test_it_is_upright_unmirrored_and_rgb() -> None:
+    picture = np.zeros((400, 400, 3), np.uint8)
+    picture[:, :200, 0] = 255  # red at the image's left
+    picture[:, 200:, 2] = 255  # blue at its right
+    picture[:200, :, 1] = 128  # green above
+    crop = Aligner(AlignOptions())(picture, placed(1.5, 0.0, (200, 200))[None])[0]
+    assert crop[5, 5].tolist() == [255, 128, 0]
+    assert crop[5, -6].tolist() == [0, 128, 255]
+    assert crop[-6, 5].tolist() == [255, 0, 0]
+
+
+def test_a_turned_head_comes_upright() -> None:
+    picture = data.astronaut()
+    points = np.array([[201.0, 107.0], [244.0, 107.0], [221.0, 132.0], [206.0, 152.0], [239.0, 152.0]])
+    straight = Aligner(AlignOptions())(picture, points[None])[0]
+    quarter = np.ascontiguousarray(np.rot90(picture))  # (x, y) goes to (y, W - 1 - x)
+    turned = np.stack([points[:, 1], picture.shape[1] - 1 - points[:, 0]], 1)
+    again = Aligner(AlignOptions())(quarter, turned[None])[0]
+    assert np.abs(straight.astype(int) - again).mean() < 1
+
+
+def test_beyond_the_frame_it_is_black() -> None:
+    crop = Aligner(AlignOptions())(np.full((100, 100, 3), 200, np.uint8), placed(1.0, 0.0, (0, 50))[None])[0]
+    assert crop[56, 5].tolist() == [0, 0, 0]
+    assert crop[56, 80].tolist() == [200, 200, 200]
+    outside = Aligner(AlignOptions())(np.full((100, 100, 3), 200, np.uint8), placed(5.0, 0.0, (-9000, 50))[None])[0]
+    assert outside.max() == 0
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.full((5, 2), 50.0),
+        np.full((5, 2), np.nan),
+        np.full((5, 2), np.inf),
+        TEMPLATE * [-1, 1] + [200, 50],  # mirrored: the person's eyes exchanged
+        TEMPLATE * 0.01 + 40,
+        np.where(np.arange(10).reshape(5, 2) == 3, np.nan, TEMPLATE),
+    ],
+)
+def test_points_that_are_no_face_are_degenerate_and_still_give_a_crop(points: np.ndarray) -> None:
+    aligner = Aligner(AlignOptions())
+    assert aligner.degenerate(points[None]).tolist() == [True]
+    assert aligner(data.astronaut(), points[None]).shape == (1, 112, 112, 3)
+
+
+def test_faces_seen_from_the_side_or_turned_are_not_degenerate() -> None:
+    profile = TEMPLATE * [0.35, 1]
+    upside_down = TEMPLATE @ np.diag([-1, -1]) + 150
+    assert Aligner(AlignOptions()).degenerate(np.stack([TEMPLATE, profile, upside_down])).tolist() == [False] * 3
+
+
+@given(arrays(np.float32, (3, 5, 2), elements=st.floats(width=32, allow_nan=True, allow_infinity=True)))
+def test_any_points_give_crops(points: np.ndarray) -> None:
+    picture = np.full((60, 80, 3), 9, np.uint8)
+    crops = Aligner(AlignOptions(size=32))(picture, points)
+    assert crops.shape == (3, 32, 32, 3)
+    assert crops.dtype == np.uint8
+
+
+def test_no_faces_are_no_crops() -> None:
+    assert Aligner(AlignOptions(size=64))(data.astronaut(), np.zeros((0, 5, 2))).shape == (0, 64, 64, 3)

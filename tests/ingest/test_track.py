@@ -1,0 +1,126 @@
+"""Tracks: stable, numbered by first appearance, ended by cuts and by time, whatever the order of the faces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.detect import Faces
+from ingest.track import MAX_TRACKS, NO_TRACK, Tracker, TrackerOptions, closeness
+
+
+def faces(*boxes: tuple[float, float, float], scores: list[float] | None = None) -> Faces:
+    """Square faces, each by its centre and side."""
+    array = np.array([[x - s / 2, y - s / 2, x + s / 2, y + s / 2] for x, y, s in boxes], np.float32).reshape(-1, 4)
+    certain = np.array([0.99] * len(array) if scores is None else scores, np.float32)
+    return Faces(array, np.zeros((len(array), 5, 2), np.float32), certain)
+
+
+def run(frames: list[Faces], fps: float = 25.0, **options: float) -> list[list[int]]:
+    tracker = Tracker(TrackerOptions(**options))
+    return [tracker.update(i, i / fps, each).tolist() for i, each in enumerate(frames)]
+
+
+def test_a_moving_face_is_one_track() -> None:
+    assert run([faces((50 + 8 * i, 60, 40)) for i in range(30)]) == [[0]] * 30
+
+
+def test_ids_are_numbered_by_first_appearance_and_follow_the_faces_not_their_order() -> None:
+    a, b, c = (50, 50, 40), (200, 50, 40), (120, 150, 30)
+    assert run([faces(), faces(b), faces(a, b), faces(b, a), faces(c, a, b)]) == [[], [0], [1, 0], [0, 1], [2, 1, 0]]
+
+
+def test_faces_that_pass_each_other_keep_their_tracks() -> None:
+    frames = [faces((40 + 10 * i, 100, 60), (240 - 10 * i, 145, 60)) for i in range(21)]
+    assert run(frames) == [[0, 1]] * 21
+
+
+def test_two_faces_that_compete_for_a_track_are_paired_best_in_all() -> None:
+    # The first face alone would take track 1, and leave the second face none within reach.
+    assert run([faces((100, 100, 50), (124, 100, 50)), faces((113, 100, 50), (148, 100, 50))])[1] == [0, 1]
+
+
+def test_a_face_lost_for_less_than_the_gap_goes_on_and_for_more_begins_anew() -> None:
+    face = (80, 80, 50)
+    for lost, expected in ((24, [0]), (25, [1])):
+        assert run([faces(face), *[faces()] * lost, faces(face)], fps=25, max_gap_s=1.0)[-1] == expected
+
+
+def test_the_gap_is_of_seconds_not_frames_and_sampled_frames_may_lie_farther_apart() -> None:
+    tracker = Tracker(TrackerOptions(max_gap_s=1.0))
+    face = faces((80, 80, 50))
+    assert [tracker.update(i * 90, i * 3.0, face).tolist() for i in range(4)] == [[0]] * 4
+    tracker.update(360, 12.0, faces())
+    assert tracker.update(450, 15.0, face).tolist() == [1]
+
+
+def test_a_cut_ends_every_track() -> None:
+    tracker, face = Tracker(TrackerOptions()), faces((80, 80, 50))
+    assert [tracker.update(i, i / 25, face, cut=i == 2).tolist() for i in range(4)] == [[0], [0], [1], [1]]
+
+
+def test_a_face_elsewhere_or_of_another_size_is_another_track() -> None:
+    assert run([faces((100, 100, 50)), faces((140, 100, 50))])[1] == [1]
+    assert run([faces((100, 100, 50)), faces((100, 100, 110))])[1] == [1]
+
+
+def test_an_unsure_face_goes_on_with_a_track_but_begins_none() -> None:
+    unsure, sure = [0.75], [0.95]
+    face = (80, 80, 50)
+    frames = [faces(face, scores=unsure), faces(face, scores=sure), faces(face, scores=unsure)]
+    assert run(frames, new_score=0.9) == [[NO_TRACK], [0], [0]]
+
+
+def test_state_is_bounded_also_when_time_stands_still() -> None:
+    tracker = Tracker(TrackerOptions())
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        centres = rng.uniform(0, 1e5, (20, 2))
+        tracker.update(i, 0.0, faces(*[(x, y, 20) for x, y in centres]))
+        assert len(tracker._tracks) <= MAX_TRACKS
+
+
+def test_time_that_runs_backwards_does_no_harm() -> None:
+    tracker, face = Tracker(TrackerOptions()), faces((80, 80, 50))
+    assert [tracker.update(i, t, face).tolist() for i, t in enumerate([5.0, 4.9, -3.0, 5.1, 5.1])] == [[0]] * 5
+
+
+coordinate = st.floats(0, 200)
+face_lists = st.lists(
+    st.lists(st.tuples(coordinate, coordinate, st.floats(10, 80), st.floats(0.5, 1)), max_size=5), max_size=12
+)
+
+
+@given(face_lists, st.randoms(use_true_random=False))
+def test_every_face_has_one_track_and_its_id_does_not_depend_on_the_order_of_the_list(
+    frames: list[list[tuple[float, float, float, float]]], random: object
+) -> None:
+    tracker, shuffled = Tracker(TrackerOptions(new_score=0)), Tracker(TrackerOptions(new_score=0))
+    seen = -1
+    for i, frame in enumerate(frames):
+        listed = faces(*[f[:3] for f in frame], scores=[f[3] for f in frame])
+        ids = tracker.update(i, i / 25, listed)
+        assert len(set(ids.tolist())) == len(ids)
+        new = ids[ids > seen]
+        assert sorted(new.tolist()) == list(range(seen + 1, seen + 1 + len(new)))
+        seen += len(new)
+        again = shuffled.update(i, i / 25, listed)
+        assert again.tolist() == ids.tolist()  # the same input, the same ids
+
+
+@given(st.tuples(*[st.floats(0, 100), st.floats(0, 100), st.floats(5, 60)] * 2))
+def test_closeness_is_overlap_plus_nearness_and_symmetric(numbers: tuple[float, ...]) -> None:
+    a, b = faces(numbers[:3]).boxes, faces(numbers[3:]).boxes
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = a[0].tolist(), b[0].tolist()
+    common = max(0.0, min(x1, u1) - max(x0, u0)) * max(0.0, min(y1, v1) - max(y0, v0))
+    overlap = common / ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - common)
+    sizes = x1 - x0, u1 - u0
+    shift = np.hypot(x0 + x1 - u0 - u1, y0 + y1 - v0 - v1) / 2
+    near = 1 - shift / (0.6 * sum(sizes) / 2)
+    value = closeness(a, b, 0.6, 2.0)[0, 0]
+    if abs(near) > 1e-4 and abs(max(sizes) / min(sizes) - 2) > 1e-4:
+        fits = near > 0 and max(sizes) < 2 * min(sizes)
+        assert value == pytest.approx(overlap + near if fits else 0.0, abs=1e-4)
+    assert value == pytest.approx(closeness(b, a, 0.6, 2.0)[0, 0])
