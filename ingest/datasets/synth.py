@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from common.errors import UsageError
+from common.errors import StoreError, UsageError
 from ingest.align import Aligner, AlignOptions
 from ingest.datasets import actionunits, affwild2, facewarp, portraits
 
@@ -170,22 +170,30 @@ def _annotated(count: int, rng: np.random.Generator) -> np.ndarray:
 def write(out: Path, videos: int, seconds: float, seed: int, workers: int | None = None) -> list[Clip]:
     """Makes the dataset in an empty or new folder, on all cores; returns its clips.
 
-    Raises UsageError where the folder holds something.
+    Raises UsageError where the folder holds something, StoreError where it cannot be written to.
     """
     clips = plan(videos, seconds, seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty: name a new folder for the clips, or remove it")
-    for folder in ("videos", "cropped_aligned", *(f"{_folder(t, h)}" for t in affwild2.TASKS for h in (False, True))):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     workers = min(workers or len(os.sched_getaffinity(0)), len(clips))
+    try:
+        _write(out, clips, workers)
+    except OSError as error:
+        raise StoreError(f"the clips cannot be written to {out} ({error}): make room, or name another folder") from None
+    return clips
+
+
+def _write(out: Path, clips: list[Clip], workers: int) -> None:
+    tasks = [_folder(task, held_out) for task in affwild2.TASKS for held_out in (False, True)]
+    for folder in (Path("videos"), Path("cropped_aligned"), *tasks):
+        (out / folder).mkdir(parents=True)
     if workers == 1:
         for clip in clips:
             write_clip(out, clip)
-        return clips
+        return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=partial(cv2.setNumThreads, 1)) as pool:
         list(pool.map(partial(write_clip, out), clips))
-    return clips
 
 
 def _folder(task: str, held_out: bool) -> Path:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import simplejpeg
 
-from common.errors import UsageError
+from common.errors import StoreError, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
 from ingest.datasets import actionunits, affwild2, facewarp, portraits, synth
 
@@ -151,6 +151,12 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="not empty"):
         synth.write(tmp_path, 1, 1.0, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match="name another folder"):
+        synth.write(tmp_path / "file" / "out", 1, 1.0, 0)
 
 
 @pytest.mark.parametrize("name", portraits.PORTRAITS)
