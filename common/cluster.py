@@ -59,6 +59,7 @@ def session() -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for who works on Ray
     remote = os.environ.get("RAY_ADDRESS")
     # Never left to a default that changes between Ray's releases: a cluster of our own has a token of its own.
     # Ray reads both when it is imported, so that must not happen before.

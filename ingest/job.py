@@ -60,12 +60,8 @@ def make_job(lake: Lake, archive_name: str, config_: IngestConfig) -> Job:
     digest = f"i-{config.digest(described)}"
     return Job(
         lake=lake,
-        data=Partition(
-            "faces", (("schema", str(schema.SCHEMA_VERSION)), ("ingest", digest), ("archive", archive_name))
-        ),
-        videos=Partition(
-            "videos", (("schema", str(schema.SCHEMA_VERSION)), ("job", f"ingest-{digest}"), ("archive", archive_name))
-        ),
+        data=Partition("faces", (("ingest", digest), ("archive", archive_name))),
+        videos=Partition("videos", (("job", f"ingest-{digest}"), ("archive", archive_name))),
         schema=schema.FACES,
         config=described,
         frames_per_part=config_.frames_per_part,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -25,7 +25,7 @@ def face_options(function: F) -> F:
         detector_weights: str | None,
         **rest: Any,
     ) -> Any:
-        chosen = {
+        chosen: dict[str, dict[str, Any]] = {
             "decode": {"decoder": decoder, "every": every},
             "detector": {"name": detector, "weights": detector_weights},
         }
@@ -35,6 +35,7 @@ def face_options(function: F) -> F:
         }
         return function(*args, faces=faces, **rest)
 
+    wrapped = cast(F, update_wrapper(command, function))
     for option in reversed(
         (
             click.option(
@@ -50,5 +51,5 @@ def face_options(function: F) -> F:
             ),
         )
     ):
-        command = option(command)
-    return update_wrapper(command, function)  # type: ignore[return-value]
+        wrapped = option(wrapped)
+    return wrapped

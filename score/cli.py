@@ -2,7 +2,64 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
+
+from common.cli import JobOptions, job_options
+from ingest.options import face_options
+
+
+@click.command()
+@click.argument("sources", nargs=-1, metavar="SRC...")
+@click.option(
+    "--model", "bundle", required=True, metavar="BUNDLE", help="Folder or s3://... of the bundle to score with."
+)
+@click.option("--from-faces", is_flag=True, help="Score what is ingested; SRC may be left out, with --archive given.")
+@click.option("--ingest", metavar="I", help="Which faces, if the archive was ingested in several ways.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Faces a call of the encoder; changes no row."
+)
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the networks. [default: float32]")
+@face_options
+@job_options
+def score(
+    sources: tuple[str, ...],
+    bundle: str,
+    from_faces: bool,
+    ingest: str | None,
+    batch_size: int | None,
+    precision: str | None,
+    faces: dict[str, Any],
+    options: JobOptions,
+) -> int:
+    """Score the videos of SRC with BUNDLE: files, folders, globs, s3:// prefixes, or lists of them."""
+    from common import config, log, runner
+    from common.bundle import Bundle
+    from common.lake import Lake, check_archive_name
+    from ingest import archive
+    from score import from_faces as ingested_
+    from score import job
+
+    if not (sources or (from_faces and options.archive)):
+        raise click.UsageError("name the videos to score, or --from-faces with --archive for what is ingested")
+    chosen = {"faces": faces, "batch_size": batch_size, "dtype": precision}
+    settings = config.load(
+        job.ScoreConfig, options.config, options.overrides, {key: value for key, value in chosen.items() if value}
+    )
+    where = bundle if bundle.startswith("s3://") else str(Path(bundle).absolute())
+    opened = Bundle.open(where)
+    if opened.manifest.intended_use == "demo":
+        log.get("score").warning(
+            "this bundle is a demo: it knows two synthetic faces, its scores of others mean nothing"
+        )
+    lake = Lake(options.lake)
+    name = check_archive_name(options.archive or archive.default_name(sources))
+    ingested = ingested_.find(lake, name, ingest) if from_faces else None
+    listing = archive.listing(sources) if sources or ingested is None else ingested.listing()
+    work = job.make_job(lake, name, opened, settings, ingested)
+    return runner.tell(job.run(work, listing, job.ScoreProcessor(where, settings, ingested), options), options)
 
 
 @click.command()

@@ -71,7 +71,6 @@ class _Processor:
         self.options = ScoreOptions(
             windowing=Windowing(
                 fps=manifest.fps,
-                max_gap_s=recipe.config.faces.tracker.max_gap_s,
                 window=manifest.window,
                 stride=manifest.stride,
                 gaps=manifest.gaps,
