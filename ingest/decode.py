@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import VideoError
 from ingest import probe
-from ingest.sandbox import CHILD, Limits, Sandbox
+from ingest.sandbox import CHILD, Limits, Sandbox, sense
 
 RING_SLOTS = 3  # one with the consumer, one waiting, one being filled
 
@@ -123,17 +123,20 @@ class VideoReader:
 
     def _begin(self) -> VideoFacts:
         message = self._receive()
-        try:
+        with sense():
             facts = VideoFacts(**message["facts"])
             height, width = (int(side) for side in message["picture"])
-        except (KeyError, TypeError, ValueError):
-            raise VideoError("decode_error", "the decoder sent nonsense") from None
         if not 0 < height * width <= self._options.max_pixels:
             raise VideoError("too_large", f"pictures of {width}x{height} exceed {self._options.max_pixels} pixels")
         room = self._options.ring_bytes // (RING_SLOTS * height * width * 3)
         self._sandbox.open_ring(RING_SLOTS, max(1, min(self._options.batch_frames, room)), height, width)
         self._drawing = True
         return facts
+
+    @property
+    def pid(self) -> int:
+        """The decoder's process, to be watched."""
+        return self._sandbox.pid
 
     def _receive(self) -> dict[str, Any]:
         try:
@@ -154,22 +157,22 @@ class VideoReader:
             while "end" not in (message := self._receive()):
                 yield self._batch(message)
                 self._sandbox.send({"free": message["slot"]})
-            end = message["end"]
-            duration_s = float(end["duration_s"])
+            with sense():
+                reason, text, duration_s = (message["end"][name] for name in ("reason", "message", "duration_s"))
         except VideoError as error:
             if not self.frames:
                 raise
             self._finish(error.reason, error.message, self._end_s - self._first_s)
         else:
-            self._finish(end["reason"], end["message"], duration_s)
+            self._finish(reason, text, duration_s)
 
     def _batch(self, message: dict[str, Any]) -> FrameBatch:
-        try:
+        with sense():
             index = np.array(message["frame_index"], np.int32)
             time_s = np.array(message["time_s"], np.float64)
             batch = FrameBatch(self._sandbox.pictures(message["slot"], len(index)), index, time_s)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise VideoError("decode_error", "the decoder sent nonsense") from None
+            if len(time_s) != len(index) or np.diff(index, prepend=self._next_index - 1).min() < 1:
+                raise ValueError("frames out of order")
         self._first_s = self._first_s if self.frames else float(time_s[0])
         self._end_s = float(time_s[-1]) + (1 / self.facts.fps if self.facts.fps else 0.0)
         self._next_index = int(index[-1]) + 1

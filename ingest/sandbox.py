@@ -18,7 +18,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,15 @@ class Limits:
     stall_s: float = 30.0
     start_s: float = 60.0
     memory_bytes: int = 2 << 30
+
+
+@contextmanager
+def sense() -> Iterator[None]:
+    """Reads what a child says: it may be in a stranger's hands, and what makes no sense is a `VideoError`."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        raise VideoError("decode_error", "the decoder sent nonsense") from None
 
 
 class Sandbox:
@@ -125,14 +135,12 @@ class Sandbox:
         self._waited += time.monotonic() - began
         if not data:
             raise self._cause_of_death()
-        try:
+        with sense():
             message: Message = json.loads(data)
             if "error" in message:
                 reason, text = message["error"]["reason"], str(message["error"]["message"])
                 raise VideoError(reason if reason in REASONS else "decode_error", text)
-        except (ValueError, TypeError, KeyError):
-            raise VideoError("decode_error", "the decoder sent nonsense") from None
-        self._allowance += FRAME_ALLOWANCE_S * len(message.get("time_s", ()))
+            self._allowance += FRAME_ALLOWANCE_S * len(message.get("time_s", ()))
         return message
 
     def open_ring(self, slots: int, frames: int, height: int, width: int) -> None:
@@ -147,10 +155,10 @@ class Sandbox:
         self.send({"slots": slots, "frames": frames})
 
     def pictures(self, slot: int, count: int) -> np.ndarray:
-        """The first `count` pictures of a slot, uint8 [count, height, width, 3], without a copy."""
+        """The first `count` pictures of a slot, uint8 [count, height, width, 3], no copy. ValueError: none such."""
         assert self._pixels is not None
         if not (0 <= slot < len(self._pixels) and 0 < count <= self._pixels.shape[1]):
-            raise VideoError("decode_error", "the decoder sent nonsense")
+            raise ValueError(f"no {count} pictures in slot {slot}")
         pictures: np.ndarray = self._pixels[slot, :count]
         return pictures
 
