@@ -61,7 +61,7 @@ def test_elsewhere_than_on_a_terminal_a_line_comes_every_interval_and_at_the_end
         time.sleep(0.45)
         progress.update(videos=3, frames=20, failed=1)
     written = lines()
-    assert 3 <= len(written) <= 5
+    assert 2 <= len(written) <= 5  # a busy machine may skip a beat, never add one
     first, last = written[0], written[-1]
     assert {key: first[key] for key in ("event", "unit", "done", "total")} == {
         "event": "progress",
