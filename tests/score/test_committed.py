@@ -1,0 +1,81 @@
+"""Rows of the stream through the real commit protocol to SQL and status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from common.commit import Committer, Job, Staging
+from common.lake import Lake, Partition
+from common.schema import SCORES
+from common.units import LISTING, Video
+from score.status import status
+from score.stream import ScoreOptions, scores
+from score.tables import connect
+from score.windows import Windowing
+
+MODEL = "demo-0123-4567"
+
+
+def account(video: Video, **known: Any) -> dict[str, Any]:
+    return {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "version": video.version,
+        "size": video.size,
+        "frames": 0,
+        "frames_with_face": 0,
+        "tracks": 0,
+        "attempts": 1,
+        "wall_s": 0.5,
+        "run_id": "r1",
+        "code_version": "0",
+        "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
+    } | known
+
+
+@pytest.fixture(params=["local", "s3"])
+def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
+    lake = Lake(str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url"))
+    return Job(
+        lake=lake,
+        data=Partition("scores", (("model", MODEL), ("archive", "clips"))),
+        videos=Partition("videos", (("job", f"score-{MODEL}"), ("archive", "clips"))),
+        schema=SCORES,
+        config={},
+    )
+
+
+def test_committed_rows_are_what_the_stream_gave(job: Job, arithmetic_model, make_faces) -> None:
+    listed = [Video(f"/clips/{name}.mp4", "1-1", 10) for name in "abc"]
+    rows = [{"video_id": v.video_id, "uri": v.uri, "version": v.version, "size": v.size} for v in listed]
+    committer, staging = Committer(job), Staging(job)
+    committer.plan.extend([pa.RecordBatch.from_pylist(rows, schema=LISTING)])
+    (unit,) = committer.pending()
+    given = 0
+    for video in unit.videos:
+        if video.uri.endswith("c.mp4"):
+            staging.fail(video, account(video, status="failed", reason="not_video", message="no"))
+            continue
+        with staging.writer(video, "a" * 32) as writer:
+            for table in scores(
+                make_faces({0: list(range(350))}, 400), arithmetic_model(), video, ScoreOptions(Windowing(fps=25))
+            ):
+                given += len(table)
+                writer.write(table)
+            writer.finish(account(video, status="ok", frames=400))
+
+    with connect(job.lake) as tables:
+        assert list(tables.query("SELECT count(*) FROM scores")[1]) == [(0,)]
+    committer.commit(unit)
+    with connect(job.lake) as tables:
+        query = "SELECT count(*), count(DISTINCT (video_id, frame_index)), count(valence), any_value(model) FROM scores"
+        assert list(tables.query(query)[1]) == [(given, 800, 700, MODEL)]
+        assert list(tables.query("SELECT count(*), count(reason) FROM videos")[1]) == [(3, 1)]
+    (found,) = status(job.lake).jobs
+    assert (found.planned, found.ok, found.failed, found.todo) == (3, 2, 1, 0)
+    assert (found.units_done, found.frames, found.rows, found.reasons) == (1, 800, 800, {"not_video": 1})
