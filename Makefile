@@ -33,7 +33,7 @@ lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 bench: $(READY) ## the side-by-side measurements, one table each
-	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 docs: $(READY) ## write docs/tables.md from common/schema.py
 	$(BIN)/python -m common.schema > docs/tables.md

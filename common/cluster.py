@@ -12,6 +12,7 @@ import os
 import queue
 import secrets
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -73,20 +74,37 @@ def session() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="mien-") as empty:
         os.chdir(empty)
         try:
-            if remote:
-                ray.init(address=remote, logging_level=logging.ERROR, log_to_driver=False)
-            else:
-                ray.init(
-                    address="local",
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,  # what became of a video is in the tables; stdout is the command's own
-                )
+            with _silent_stderr():
+                _init(remote)
             yield
         finally:
             ray.shutdown()
             os.chdir(before)
+
+
+def _init(address: str | None) -> None:
+    import ray
+
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}  # stdout is the command's own
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keeps the start of Ray's core, which writes past Python, off the terminal; what goes wrong is raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class _Monitor:
