@@ -1,0 +1,161 @@
+"""From frames to faces: whole clips, frames without a face, source pixels, and nothing that depends on the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage import data
+
+from ingest.align import FaceBatch
+from ingest.decode import DecodeOptions, FrameBatch, VideoFacts, open_video
+from ingest.detect import Faces
+from ingest.faces import FaceFinder, FacesOptions
+
+
+def find(path: Path, finder: FaceFinder, **decode: int) -> FaceBatch:
+    with open_video(path, DecodeOptions.model_validate(decode)) as reader:
+        return joined(list(finder.find(reader)))
+
+
+def joined(batches: list[FaceBatch]) -> FaceBatch:
+    """The batches as one."""
+    start = np.cumsum([0, *map(len, batches)])[:-1]
+    parts = {field.name: [getattr(batch, field.name) for batch in batches] for field in fields(FaceBatch)}
+    parts["row"] = [row + first for row, first in zip(parts["row"], start, strict=True)]
+    return FaceBatch(**{name: np.concatenate(values) for name, values in parts.items()})
+
+
+def check_equal(a: FaceBatch, b: FaceBatch) -> None:
+    for field in fields(FaceBatch):
+        np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), field.name)
+
+
+@pytest.fixture(scope="module")
+def finder() -> FaceFinder:
+    return FaceFinder(FacesOptions())
+
+
+@pytest.mark.slow
+def test_one_face_in_every_frame_is_one_track(clips: Path, finder: FaceFinder) -> None:
+    faces = find(clips / "single_face.mp4", finder)
+    assert faces.frame_index.tolist() == list(range(72))
+    assert faces.row.tolist() == list(range(72))
+    assert set(faces.track_id.tolist()) == {0}
+    assert set(faces.status.tolist()) == {"ok"}
+    assert faces.crops.shape == (72, 112, 112, 3)
+
+
+@pytest.mark.slow
+def test_frames_after_the_face_has_gone_are_carried_without_one(clips: Path, finder: FaceFinder) -> None:
+    faces = find(clips / "face_noface.mov", finder)
+    assert faces.frame_index.tolist() == list(range(169))
+    assert faces.row.tolist() == list(range(72))  # the shot of the face; two thirds of the time, frames are few in it
+    assert set(faces.track_id.tolist()) == {0}
+
+
+@pytest.mark.slow
+def test_hands_over_the_face_do_not_break_its_track(clips: Path, finder: FaceFinder) -> None:
+    faces = find(clips / "WolfgangLanger_Pexels.mp4", finder)
+    assert set(faces.track_id.tolist()) == {0}
+    assert len(set(faces.row.tolist())) > 450
+
+
+@pytest.mark.slow
+def test_boxes_are_in_source_pixels_and_nothing_depends_on_the_batches(clips: Path, finder: FaceFinder) -> None:
+    path = clips / "carphone_pristine.mp4"  # 176x144, pixels wider than high
+    faces = find(path, finder)
+    check_equal(find(path, finder, batch_frames=7), faces)
+    assert set(faces.track_id.tolist()) == {0}
+    with open_video(path) as reader:
+        batch = next(iter(reader))
+        assert batch.rgb.shape[1:3] != (reader.facts.height, reader.facts.width)
+        source = cv2.resize(batch.rgb[0], (reader.facts.width, reader.facts.height), interpolation=cv2.INTER_AREA)
+        back = batch.rgb.shape[2] / reader.facts.width, batch.rgb.shape[1] / reader.facts.height
+        direct = finder.detector(batch.rgb[:1])[0]
+    np.testing.assert_allclose(faces.box[0] * np.tile(back, 2), direct.boxes[0], rtol=1e-5)
+    np.testing.assert_allclose(faces.landmarks[0] * back, direct.landmarks[0], rtol=1e-5)
+    eyes = faces.landmarks[0, :2].round().astype(int)
+    around = source[eyes[:, 1].min() : eyes[:, 1].max() + 1, eyes[0, 0] : eyes[1, 0]]
+    cheek = faces.landmarks[0, 2].round().astype(int) + np.array([8, 0])
+    assert around.min() < source[cheek[1], cheek[0]].min()  # pupils are darker than a cheek
+
+
+@dataclass
+class Frames:
+    """A video in memory, given in batches of the sizes listed; shows each batch once, as the decoder does."""
+
+    rgb: np.ndarray
+    sizes: list[int]
+    facts: VideoFacts
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        shared = np.zeros_like(self.rgb)
+        start = 0
+        while start < len(self.rgb):
+            count = min(self.sizes.pop(0) if self.sizes else 1, len(self.rgb) - start)
+            index = np.arange(start, start + count, dtype=np.int32)
+            shared[:count] = self.rgb[index]
+            yield FrameBatch(shared[:count], index, index / 25.0)
+            shared[:] = 0
+            start += count
+
+
+@pytest.fixture(scope="module")
+def moving() -> np.ndarray:
+    """An astronaut who moves, jumps away and back, and a cut to another picture and back."""
+    picture = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    other = np.ascontiguousarray(data.coffee()[:256, :256])
+    shifted = [np.roll(picture, (k, 3 * k), (0, 1)) for k in range(5)]
+    return np.stack([*shifted, np.roll(picture, 128, 0), shifted[4], shifted[3], other, other, *shifted[:3]])
+
+
+@settings(max_examples=8, deadline=None)
+@given(sizes=st.lists(st.integers(1, 13), max_size=13))
+def test_faces_do_not_depend_on_how_frames_are_batched(
+    sizes: list[int], moving: np.ndarray, finder: FaceFinder
+) -> None:
+    facts = VideoFacts("mp4", "h264", 512, 256, 25.0, 0, None)
+    alone = joined(list(finder.find(Frames(moving, [], facts))))
+    check_equal(joined(list(finder.find(Frames(moving, list(sizes), facts)))), alone)
+    assert alone.frame_index.tolist() == list(range(13))
+    assert alone.row.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12]
+    assert alone.track_id.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 2, 2, 2]  # elsewhere, back, and after a cut
+
+
+class Scripted:
+    """Gives the faces written down for each frame, in order."""
+
+    def __init__(self, frames: list[Faces]) -> None:
+        self.frames = iter(frames)
+
+    def __call__(self, rgb: np.ndarray) -> list[Faces]:
+        return [next(self.frames) for _ in rgb]
+
+
+def test_rows_are_in_order_of_frame_and_track_and_unsure_faces_without_a_track_are_left_out(
+    finder: FaceFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faces(*given: tuple[float, float]) -> Faces:
+        corner = np.array([[x, 20] for x, _ in given], np.float32).reshape(-1, 2)
+        shape = np.array([[38, 52], [74, 52], [56, 72], [42, 92], [71, 92]], np.float32) / 2
+        scores = np.array([score for _, score in given], np.float32)
+        return Faces(np.concatenate([corner, corner + 56], 1), corner[:, None] + shape, scores)
+
+    script = [faces((20, 0.99)), faces(), faces((150, 0.98), (20, 0.95)), faces((21, 0.8), (150, 0.8), (90, 0.7))]
+    monkeypatch.setattr(finder, "detector", Scripted(script))
+    facts = VideoFacts("mp4", "h264", 256, 64, 25.0, 0, None)
+    batch = joined(list(finder.find(Frames(np.zeros((4, 128, 256, 3), np.uint8), [3], facts))))
+    assert batch.row.tolist() == [0, 2, 2, 3, 3]
+    assert batch.track_id.tolist() == [0, 0, 1, 0, 1]
+    assert batch.box[:, 0].tolist() == [20, 20, 150, 21, 150]
+    assert batch.box[0].tolist() == [20, 10, 76, 38]  # half as high in the source
+    assert batch.landmarks[0, 0].tolist() == [39, 23]
+    assert batch.status.tolist() == ["ok", "ok", "ok", "low_quality", "low_quality"]
+    assert len(batch.crops) == 5
