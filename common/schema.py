@@ -208,7 +208,7 @@ LABELS = pa.schema(
         _field(
             "fold",
             pa.int8(),
-            "fold of cross-validation, by base_video; the official split is fold 0 of an evaluation",
+            "fold of cross-validation: SHA-256 of base_video, modulo 5; the official split is in split_*",
             range_="0 to 4",
         ),
     ]
