@@ -1,0 +1,132 @@
+"""Face detection side by side: the packages' own loops and ours, on one thread.
+
+    python -m benchmarks.detect VIDEO [--frames 16]
+
+CPU milliseconds a frame, best of three. RetinaFace runs on random weights with its class heads at zero, so no face is
+found and the time is the network's and the priors'; that of its found faces is small beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from numpy.typing import NDArray
+from torch import nn
+
+from benchmarks.machine import machine
+from ingest.decode import DecodeOptions, open_video
+from ingest.detect import DetectorOptions
+from ingest.mtcnn import Mtcnn
+from ingest.retinaface import CAFFE, IMAGENET, Network, RetinaFaceDetector, mobilenet_network, resnet_network
+
+Pictures = NDArray[np.uint8]
+NETWORKS = {
+    "retinaface_resnet50": (resnet_network, IMAGENET),
+    "retinaface_mobilenet0.25": (mobilenet_network, CAFFE),
+}
+
+
+def frames_of(path: Path, count: int) -> Pictures:
+    with open_video(path, DecodeOptions(batch_frames=count)) as reader:
+        return next(iter(reader)).rgb.copy()
+
+
+def cpu_ms(detect: Callable[[Pictures], object], frames: Pictures) -> float:
+    detect(frames[:1])
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        detect(frames)
+        times.append((time.process_time() - began) / len(frames) * 1e3)
+    return min(times)
+
+
+def in_batches(detect: Callable[[Pictures], object], size: int) -> Callable[[Pictures], object]:
+    return lambda frames: [detect(frames[i : i + size]) for i in range(0, len(frames), size)]
+
+
+def mtcnn_rows(frames: Pictures) -> dict[str, float]:
+    rows = {}
+    for min_face in (20, 32, 40):
+        package = MTCNN(keep_all=True, min_face_size=min_face)
+        ours = Mtcnn(min_face=min_face, threshold=0.7)
+        rows[f"mtcnn {min_face} px, package, frame by frame"] = cpu_ms(
+            lambda some, package=package: [package.detect(one, landmarks=True) for one in some], frames
+        )
+        rows[f"mtcnn {min_face} px, package, batch"] = cpu_ms(
+            lambda some, package=package: package.detect(some, landmarks=True), frames
+        )
+        rows[f"mtcnn {min_face} px, ours"] = cpu_ms(ours, frames)
+    return rows
+
+
+def blind(network: Network) -> Network:
+    """The network with class heads that see no face."""
+    for head in network.ClassHead:
+        nn.init.zeros_(head.conv1x1.weight)
+        nn.init.zeros_(head.conv1x1.bias)
+    return network
+
+
+def retinaface_rows(name: str, frames: Pictures) -> dict[str, float]:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    from retinaface.predict_single import Model
+
+    make, preparation = NETWORKS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        package = Model(max_size=max(frames.shape[1:3]))
+    package.model = blind(make()).eval()
+    rows = {
+        f"{name}, package's loop": cpu_ms(lambda some: [package.predict_jsons(one) for one in some], frames[:4]),
+    }
+    for dtype in ("float32", "bfloat16"):
+        options = DetectorOptions(name=name, dtype=dtype)
+        detector = RetinaFaceDetector(blind(make()), preparation, options)
+        for size in (1, 8):
+            rows[f"{name}, ours, {dtype}, batch {size}"] = cpu_ms(in_batches(detector, size), frames[:8])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--frames", type=int, default=16)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    frames = frames_of(arguments.video, arguments.frames)
+    rows = mtcnn_rows(frames)
+    for name in NETWORKS:
+        rows |= retinaface_rows(name, frames)
+    print(f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, CPU milliseconds a frame, one thread")
+    for name, value in rows.items():
+        print(f"{name:55}{value:10.1f}")
+    ratios = {
+        "mtcnn_32px_package_to_ours": rows["mtcnn 32 px, package, frame by frame"] / rows["mtcnn 32 px, ours"],
+    } | {
+        f"{name}_package_to_ours_{dtype}": rows[f"{name}, package's loop"] / rows[f"{name}, ours, {dtype}, batch 8"]
+        for name in NETWORKS
+        for dtype in ("float32", "bfloat16")
+    }
+    result = {
+        "benchmark": "detect",
+        "ratios": {name: round(value, 2) for name, value in ratios.items()},
+        "figures": {f"{name} (ms)": round(value, 2) for name, value in rows.items()},
+        "machine": machine(),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
