@@ -175,7 +175,6 @@ _NOT_ANNOTATED = "not annotated"
 
 LABELS = pa.schema(
     [
-        _field("dataset", pa.string(), "name of the dataset"),
         _field("video", pa.string(), "name of the annotation file, without extension"),
         _field(
             "base_video",

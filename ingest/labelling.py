@@ -22,7 +22,7 @@ from common.schema import LABELS
 from ingest.datasets import affwild2
 
 # What reads each dataset's folder: tables of the `labels` schema, one a video, by name.
-DATASETS: dict[str, Callable[[Path, str], Iterator[pa.Table]]] = {"affwild2": affwild2.read, "synth": affwild2.read}
+DATASETS: dict[str, Callable[[Path], Iterator[pa.Table]]] = {"affwild2": affwild2.read, "synth": affwild2.read}
 
 CONTENT_KEY = b"mien.content"
 """In the object's footer: the SHA-256 of its rows."""
@@ -52,7 +52,7 @@ def label(dataset: str, root: Path, lake: Lake) -> Labelled:
     key = lake.part_key(Partition("labels", (("dataset", dataset),)), "labels")
     with tempfile.TemporaryDirectory(prefix="mien-label-") as scratch:
         part = Path(scratch) / "labels.parquet"
-        videos, rows, content = _write(part, DATASETS[dataset](root, dataset))
+        videos, rows, content = _write(part, DATASETS[dataset](root))
         return Labelled(dataset, videos, rows, _put(lake, key, part, content))
 
 

@@ -45,18 +45,17 @@ def score(
     if not (sources or (from_faces and options.archive)):
         raise click.UsageError("name the videos to score, or --from-faces with --archive for what is ingested")
     chosen = {"faces": faces, "batch_size": batch_size, "dtype": precision}
-    settings = config.load(
-        job.ScoreConfig, options.config, options.overrides, {key: value for key, value in chosen.items() if value}
-    )
     where = bundle if bundle.startswith("s3://") else str(Path(bundle).absolute())
     opened = Bundle.open(where)
+    given = {key: value for key, value in chosen.items() if value}
+    settings = config.load(job.ScoreConfig, options.config, options.overrides, given).fitted(opened.manifest)
     if opened.manifest.intended_use == "demo":
         log.get("score").warning(
             "this bundle is a demo: it knows two synthetic faces, its scores of others mean nothing"
         )
     lake = Lake(options.lake)
     name = check_archive_name(options.archive or archive.default_name(sources))
-    ingested = ingested_.find(lake, name, ingest) if from_faces else None
+    ingested = ingested_.find(lake, name, ingest, opened.manifest.crop) if from_faces else None
     listing = archive.listing(sources) if sources or ingested is None else ingested.listing()
     work = job.make_job(lake, name, opened, settings, ingested)
     return runner.tell(job.run(work, listing, job.ScoreProcessor(where, settings, ingested), options), options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from common.bundle import Crop
 from common.commit import Committer, Job, Outcome
 from common.errors import UsageError, VideoError
 from common.lake import Lake, Partition
@@ -43,26 +45,28 @@ class Ingested:
             yield pa.RecordBatch.from_pydict(columns, schema=LISTING)
 
 
-def find(lake: Lake, archive: str, ingest: str | None) -> Ingested:
-    """The ingested faces of `archive`; `ingest` chooses where there are several. Raises `UsageError`."""
+def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
+    """The faces of `archive` that are cut as `crop` says; `ingest` chooses where there are several. Raises `UsageError`."""
     found = {
         dict(partition.keys)["ingest"]: partition
         for partition in lake.partitions("faces")
         if dict(partition.keys)["archive"] == archive
     }
     if not found:
-        raise UsageError(
-            f"no faces of archive {archive} in {lake.url}: run `mien ingest` first, or name another --archive"
-        )
+        raise UsageError(f"no faces of archive {archive} in {lake.url}: run `mien ingest` first, or pass --archive")
+    ways = ", ".join(sorted(found))
     if ingest is None and len(found) > 1:
+        raise UsageError(f"archive {archive} was ingested in several ways: choose one of {ways} with --ingest")
+    partition = found.get(ingest or next(iter(found)))
+    if partition is None:
+        raise UsageError(f"archive {archive} has no faces under ingest={ingest}: choose one of {ways}")
+    size = json.loads(lake.store.read(lake.config_key(partition)))["faces"]["align"]["size"]
+    if size != crop.size:
         raise UsageError(
-            f"archive {archive} was ingested in several ways ({', '.join(sorted(found))}): choose one with --ingest"
+            f"the bundle takes crops of {crop.size} pixels and archive {archive} was ingested with {size}: ingest it with "
+            f"--set faces.align.size={crop.size}, or score the videos themselves"
         )
-    if ingest is not None and ingest not in found:
-        raise UsageError(
-            f"archive {archive} has no faces under ingest={ingest}: choose one of {', '.join(sorted(found))}"
-        )
-    return Ingested(lake, found[ingest or next(iter(found))])
+    return Ingested(lake, partition)
 
 
 class IngestedFaces:

@@ -11,17 +11,15 @@ import pyarrow as pa
 from pydantic import Field
 
 from common import config, runner
-from common.bundle import Bundle
+from common.bundle import Bundle, BundleManifest
 from common.cli import JobOptions
 from common.commit import Job
-from common.errors import UsageError
 from common.lake import Lake, Partition
 from common.schema import SCORES
 from common.units import Video
-from ingest.faces import FaceBatch, FacesOptions
+from ingest.faces import AlignOptions, FaceBatch, FacesOptions
 from score.from_faces import Ingested, IngestedFaces
 from score.stream import ScoreOptions, scores
-from score.windows import Windowing
 
 
 class ScoreConfig(config.Config):
@@ -31,6 +29,11 @@ class ScoreConfig(config.Config):
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = Field(64, ge=1, description="crops a call of the encoder")
     window_batch: int = Field(8, ge=1, description="windows a call of the heads")
+
+    def fitted(self, bundle: BundleManifest) -> ScoreConfig:
+        """With faces cut as the bundle takes them, whatever else was asked for."""
+        crop = {"template": bundle.crop.template, "size": bundle.crop.size}
+        return self.model_copy(update={"faces": self.faces.model_copy(update={"align": AlignOptions(**crop)})})
 
 
 class Stream(Protocol):
@@ -67,17 +70,8 @@ class _Processor:
         bundle = Bundle.open(recipe.bundle)
         self.model = load(bundle, dtype=recipe.config.dtype)
         self.source: Source = IngestedFaces(recipe.ingested) if recipe.ingested else FaceSource(recipe.config.faces)
-        manifest = bundle.manifest
-        self.options = ScoreOptions(
-            windowing=Windowing(
-                fps=manifest.fps,
-                window=manifest.window,
-                stride=manifest.stride,
-                gaps=manifest.gaps,
-            ),
-            batch_size=recipe.config.batch_size,
-            window_batch=recipe.config.window_batch,
-        )
+        sizes = {"batch_size": recipe.config.batch_size, "window_batch": recipe.config.window_batch}
+        self.options = ScoreOptions.of(bundle.manifest, **sizes)
 
     def prefetch(self, video: Video) -> None:
         self.source.prefetch(video)
@@ -98,11 +92,6 @@ def _beating(stream: Stream, beat: Callable[[int], None]) -> Iterator[FaceBatch]
 def make_job(lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig, ingested: Ingested | None) -> Job:
     """The tables that scoring `archive_name` with this bundle and configuration writes."""
     manifest = bundle.manifest
-    if manifest.crop.size != config_.faces.align.size:
-        raise UsageError(
-            f"the bundle takes crops of {manifest.crop.size} pixels and faces are cut at {config_.faces.align.size}: "
-            f"pass --set faces.align.size={manifest.crop.size}"
-        )
     described = {
         "bundle": manifest.id,
         "dtype": config_.dtype,

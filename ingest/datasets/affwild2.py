@@ -60,7 +60,7 @@ def base_and_subject(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def read(root: Path, dataset: str = "affwild2") -> Iterator[pa.Table]:
+def read(root: Path) -> Iterator[pa.Table]:
     """A table of `common.schema.LABELS` per annotated face track, by name; a row per frame that any task lists.
 
     Raises UsageError for a folder without annotations and for a line that cannot be read, naming file and line.
@@ -73,7 +73,7 @@ def read(root: Path, dataset: str = "affwild2") -> Iterator[pa.Table]:
     if not found:
         raise UsageError(f"no annotations in {root}: expected <N>th_ABAW_Annotations/VA_Estimation_Challenge/Train_Set")
     for name in sorted(found):
-        yield _table(dataset, name, found[name])
+        yield _table(name, found[name])
 
 
 def _files(root: Path) -> Iterator[tuple[str, str, Path]]:
@@ -87,12 +87,11 @@ def _files(root: Path) -> Iterator[tuple[str, str, Path]]:
                             yield task, split, path
 
 
-def _table(dataset: str, name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
+def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
     values = {task: _numbers(path, TASKS[task].width) for task, (path, _) in files.items()}
     count = max(map(len, values.values()))
     base, subject = base_and_subject(name)
     columns: dict[str, pa.Array] = {
-        "dataset": pa.repeat(dataset, count),
         "video": pa.repeat(name, count),
         "base_video": pa.repeat(base, count),
         "subject": pa.repeat(pa.scalar(subject, pa.string()), count),

@@ -95,7 +95,7 @@ def sample_table(table: str, rows: int, *, video: str = "a") -> pa.Table:
     for field in schema.TABLES[table]:
         values: list[Any]
         if pa.types.is_string(field.type):
-            same = {"video_id": video, "uri": video, "dataset": "synth"}.get(field.name)
+            same = {"video_id": video, "uri": video}.get(field.name)
             values = [same or f"{field.name} {i}" for i in range(rows)]
         elif pa.types.is_binary(field.type):
             values = [bytes([i % 256, 0, 255]) for i in range(rows)]

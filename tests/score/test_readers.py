@@ -42,7 +42,7 @@ def test_every_reader_sees_every_row_and_null(lake: Path, table: str, make_rows)
     by_duckdb = connection.sql(f"SELECT {listed} FROM '{glob(lake, table)}'").to_arrow_table()
     by_polars = pl.read_parquet(glob(lake, table), hive_partitioning=True).select(names).to_arrow()
     by_pandas = pa.Table.from_pandas(
-        pd.read_parquet(lake / table, dtype_backend="pyarrow", partitioning=None)[names], preserve_index=False
+        pd.read_parquet(lake / table, dtype_backend="pyarrow")[names], preserve_index=False
     )
     for found in (by_duckdb, by_polars, by_pandas):
         assert found.cast(pa.schema([f.remove_metadata().with_nullable(True) for f in TABLES[table]])).to_pylist() == (

@@ -49,9 +49,8 @@ def test_the_three_tasks_of_a_video_become_one_row_a_frame_counted_from_zero(tre
 
 def test_rows_have_the_published_schema(tree, tmp_path):
     tree("VA_Estimation_Challenge/Train_Set/v", VA, "0,0")
-    (table,) = affwild2.read(tmp_path, "mine")
+    (table,) = affwild2.read(tmp_path)
     assert table.schema.equals(LABELS, check_metadata=True)
-    assert table["dataset"].to_pylist() == ["mine"]
 
 
 def test_a_marked_frame_is_null_in_every_column_of_the_task_and_only_there(tree, tmp_path):

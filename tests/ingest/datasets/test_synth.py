@@ -84,7 +84,7 @@ def test_the_encoded_frames_are_the_ones_that_were_drawn(made):
 
 
 def test_the_readers_rows_are_the_scripts_truth_or_not_annotated(made):
-    labels = pa.concat_tables(affwild2.read(made, "synth")).to_pylist()
+    labels = pa.concat_tables(affwild2.read(made)).to_pylist()
     assert len(labels) == 4 * FRAMES
     for clip in synth.plan(4, SECONDS, 7):
         rows = [row for row in labels if row["video"] == clip.name]
