@@ -46,7 +46,7 @@ class Ingested:
 
 
 def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
-    """The faces of `archive` that are cut as `crop` says; `ingest` chooses where there are several. Raises `UsageError`."""
+    """The faces of `archive`, cut as `crop` says; `ingest` chooses among several. Raises `UsageError`."""
     found = {
         dict(partition.keys)["ingest"]: partition
         for partition in lake.partitions("faces")
@@ -63,7 +63,7 @@ def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
     size = json.loads(lake.store.read(lake.config_key(partition)))["faces"]["align"]["size"]
     if size != crop.size:
         raise UsageError(
-            f"the bundle takes crops of {crop.size} pixels and archive {archive} was ingested with {size}: ingest it with "
+            f"the bundle takes crops of {crop.size} pixels and archive {archive} has {size}: ingest it with "
             f"--set faces.align.size={crop.size}, or score the videos themselves"
         )
     return Ingested(lake, partition)
