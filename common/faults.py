@@ -1,7 +1,7 @@
 """A test switch: makes this process fail at a named point.
 
 `MIEN_FAULT=name[~part of detail]:action[,...]` in the environment of a test's process, where action is `kill` (SIGKILL
-to itself), `stop` (SIGSTOP to itself, until a SIGCONT), `raise` or `hang`. Without the variable nothing happens.
+to itself), `stop` (SIGSTOP to itself, once), `raise` or `hang`. Without the variable nothing happens.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def _fail(action: str, where: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
+        del os.environ["MIEN_FAULT"]  # once: who resumes the process wants it to go on
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "hang":
         while True:

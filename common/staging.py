@@ -93,7 +93,10 @@ class Staging:
         prefix = self._strikes(video)
         found = []
         for entry in self._store.list(prefix):
-            content = json.loads(self._store.read(entry.key))
+            try:
+                content = json.loads(self._store.read(entry.key))
+            except NotFound:
+                continue  # a twin has committed the unit
             found.append(Strike(entry.key[len(prefix) :].removesuffix(".json"), **content))
         return sorted(found, key=lambda strike: strike.time)
 

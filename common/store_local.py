@@ -85,7 +85,9 @@ class LocalFiles:
     def put(self, key: str, data: bytes | Path, version: str | None) -> str:
         path = self._path(key)
         with speaking("write", path), self._temporary(path, data) as temporary:
+            # The version is taken beforehand: once published, the object may be deleted by others at any moment.
             if version is None:
+                made = _entry(key, os.stat(temporary)).version
                 os.link(temporary, path)
             else:
                 with _locked(os.path.dirname(path)):
@@ -95,8 +97,8 @@ class LocalFiles:
                     # Strictly later, however coarse the clock: two versions of one size must differ.
                     later = max(time.time_ns(), int(version.rpartition("-")[2]) + 1)
                     os.utime(temporary, ns=(later, later))
+                    made = _entry(key, os.stat(temporary)).version
                     os.replace(temporary, path)
-            made = _entry(key, os.stat(path)).version
             _sync(os.path.dirname(path))
             return made
 
@@ -149,12 +151,14 @@ class LocalFiles:
 
 
 def _open_new(name: str) -> BinaryIO:
-    for _ in range(10):
-        os.makedirs(os.path.dirname(name), exist_ok=True)
+    for _ in range(100):
         try:
+            os.makedirs(os.path.dirname(name), exist_ok=True)
             return open(name, "xb")
         except FileNotFoundError:
             continue  # another process has just pruned the folder
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
@@ -163,7 +167,10 @@ def _entry(key: str, found: os.stat_result) -> Entry:
 
 
 def _sync(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # deleted and pruned by others since
     try:
         os.fsync(descriptor)
     finally:
@@ -193,6 +200,8 @@ def speaking(action: str, path: str) -> Iterator[None]:
         yield
     except FileExistsError:
         raise AlreadyExists(f"{path} exists already") from None
+    except NotADirectoryError if action == "write" else ():
+        raise StoreError(f"cannot write {path}: a folder in its path is a file, choose another place") from None
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise NotFound(f"{path} is not there, or no file") from None
     except OSError as error:

@@ -1,0 +1,168 @@
+"""A kill at any step of plan, staging and commit, then the same command again: the rows of an undisturbed run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+world = _load("commit_world")
+
+ARCHIVE = {f"/tapes/{n}.mp4": "v1" for n in range(5)} | {"/tapes/bad.mp4": "bad-v1"}
+CHANGED = ARCHIVE | {"/tapes/1.mp4": "v2", "/tapes/3.mp4": "v2", "/tapes/4.mp4": "bad-v2", "/tapes/6.mp4": "v1"}
+
+WORKER = ["strike.before", "strike.after", "piece.before", "piece.after", "outcome.before", "outcome.after"]
+CLEANING = ["clean.before", "clean.strikes", "clean.after"]
+FIRST = [
+    "plan.before_put",
+    "plan.after_put",
+    *WORKER,
+    *(f"local.written~{place}" for place in ("part-", "videos/", "_ledger/")),
+    *(f"{kind}.{when}_create" for kind in ("part", "videos", "ledger") for when in ("before", "after")),
+    *CLEANING,
+]
+REVISED = [
+    "plan.before_put",
+    "plan.after_put",
+    *WORKER,
+    *(f"{kind}.{when}_replace" for kind in ("part", "videos", "ledger") for when in ("before", "after")),
+    *CLEANING,
+]
+LATER_PARTS = ["part.before_{}~-00001", "part.after_{}~-00001", "part.before_{}~-00002"]
+
+
+def cases(points: list[str], action: str) -> list[tuple[str, str]]:
+    later = [point.format(action) for point in LATER_PARTS]
+    return [("scores", point) for point in points] + [("faces", point) for point in points + later]
+
+
+def crash_and_run_again(url: str, table: str, archive: dict[str, str], point: str, **options: bool) -> None:
+    assert world.run_in_child(url, table, archive, fault=f"{point}:kill", **options) == -signal.SIGKILL
+    world.run(url, table, archive, **options)
+
+
+@pytest.mark.parametrize(("table", "point"), cases(FIRST, "create"))
+def test_a_kill_during_a_first_run_changes_no_row(tmp_path: Path, table: str, point: str) -> None:
+    lake = str(tmp_path / "lake")
+    crash_and_run_again(lake, table, ARCHIVE, point)
+    world.Committer(world.job(lake, table)).reconcile()
+    world.audit(lake, table, ARCHIVE)
+    assert world.run(lake, table, ARCHIVE) == []
+
+
+@pytest.mark.parametrize(("table", "point"), cases(REVISED, "replace"))
+def test_a_kill_while_changed_videos_are_replaced_changes_no_row(tmp_path: Path, table: str, point: str) -> None:
+    lake = str(tmp_path / "lake")
+    world.run(lake, table, ARCHIVE)
+    crash_and_run_again(lake, table, CHANGED, point)
+    world.Committer(world.job(lake, table)).reconcile()
+    world.audit(lake, table, CHANGED)
+    assert world.run(lake, table, CHANGED) == []
+
+
+@pytest.mark.parametrize("point", [point for point in REVISED if "create" not in point])
+def test_a_kill_while_a_failure_is_tried_again_changes_no_row(tmp_path: Path, point: str) -> None:
+    lake = str(tmp_path / "lake")
+    archive = {"/tapes/1.mp4": "v1", "/tapes/bad.mp4": "bad-v1"}
+    world.run(lake, "scores", archive)
+    assert world.run_in_child(lake, "scores", archive, fault=f"{point}:kill", retry=True, heal=True) == -signal.SIGKILL
+    # Not asked for again, but the plan remembers; unless the kill came before it was planned.
+    world.run(lake, "scores", archive, heal=True, retry=point == "plan.before_put")
+    rows = world.content(lake, "scores")
+    healed = world.frames_of("/tapes/bad.mp4", "v1")
+    assert len({frame for uri, frame, *_ in rows if uri == "/tapes/bad.mp4"}) == healed
+    assert len(rows) == len(set(rows))
+    committer = world.Committer(world.job(lake, "scores"))
+    committer.reconcile()
+    totals = committer.totals()
+    assert (totals.planned, totals.ok, totals.failed, totals.rows) == (2, 2, 0, len(rows))
+
+
+@pytest.mark.parametrize("table", ["scores", "faces"])
+def test_a_version_that_changes_between_a_crash_and_the_next_run_replaces_only_that_video(
+    tmp_path: Path, table: str
+) -> None:
+    for point in ("part.after_create", "part.after_create~-00001", "videos.after_create", "ledger.before_create"):
+        lake = str(tmp_path / f"{table}-{point}")
+        if table == "scores" and "~" in point:
+            continue
+        assert world.run_in_child(lake, table, ARCHIVE, fault=f"{point}:kill") == -signal.SIGKILL
+        world.run(lake, table, CHANGED)
+        world.Committer(world.job(lake, table)).reconcile()
+        world.audit(lake, table, CHANGED)
+
+
+def test_one_video_at_most_is_done_again_after_a_kill(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    archive = {f"/tapes/{n}.mp4": "v1" for n in range(3)}
+    last = max(archive, key=world.video_id)
+    point = f"outcome.before~{world.video_id(last)}"
+    assert world.run_in_child(lake, "scores", archive, fault=f"{point}:kill") == -signal.SIGKILL
+    job = world.job(lake)
+    (unit,) = world.Committer(job).pending()
+    assert world.Committer(job).staged(unit).keys() == {world.video_id(uri) for uri in archive} - {world.video_id(last)}
+    strikes = {video.uri: len(world.Staging(job).strikes(video)) for video in unit.videos}
+    assert strikes == dict.fromkeys(archive, 1)
+    world.run(lake, "scores", archive)
+    world.audit(lake, "scores", archive)
+
+
+def test_reconcile_rebuilds_a_lost_ledger_from_the_parts(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    world.run(lake, "faces", ARCHIVE)
+    committer = world.Committer(world.job(lake, "faces"))
+    store = committer.job.lake.store
+    before = {entry.key: store.read(entry.key) for entry in store.list("_ledger/")}
+    store.delete([*before, *(entry.key for entry in store.list("videos/"))])
+    assert len(committer.reconcile().adopted) == len(before)
+    assert {entry.key: store.read(entry.key) for entry in store.list("_ledger/")} == before
+    world.audit(lake, "faces", ARCHIVE)
+
+
+def test_reconcile_names_a_unit_whose_part_is_gone(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    (first, _) = world.run(lake, "scores", ARCHIVE)
+    committer = world.Committer(world.job(lake))
+    committer.job.lake.store.delete([committer.job.lake.part_key(committer.job.data, first.unit)])
+    assert committer.reconcile().missing == (first.unit,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "point"),
+    [
+        ("scores", "plan.after_put"),
+        ("scores", "outcome.before"),
+        ("faces", "part.after_create~-00001"),
+        ("faces", "videos.after_create"),
+        ("scores", "ledger.after_create"),
+    ],
+)
+def test_a_kill_during_a_run_on_s3_changes_no_row(s3_url: str, tmp_path: Path, table: str, point: str) -> None:
+    archive = tmp_path / "archive.json"
+    for videos in (ARCHIVE, CHANGED):
+        archive.write_text(json.dumps(videos))
+        command = [sys.executable, world.__file__, s3_url, table, str(archive)]
+        fault = point.replace("_create", "_replace") if videos is CHANGED else point
+        killed = subprocess.run(command, env=os.environ | {"MIEN_FAULT": f"{fault}:kill"}, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        world.run(s3_url, table, videos)
+        world.Committer(world.job(s3_url, table)).reconcile()
+        world.audit(s3_url, table, videos)
