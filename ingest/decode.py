@@ -88,7 +88,8 @@ class Ending:
 class VideoReader:
     """Iterate once for the batches; `outcome` is there when they have ended.
 
-    `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" where decord failed part of the way.
+    `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" where decord failed part of the way, of which
+    `fallback` tells why.
     """
 
     def __init__(self, video_fd: int, demuxer: str, options: DecodeOptions, child: Path = CHILD) -> None:
@@ -101,6 +102,7 @@ class VideoReader:
         self.decoder: str = options.decoder
         self.frames = 0
         self.outcome: Ending | None = None
+        self.fallback: str | None = None
         self._fd = os.dup(video_fd)
         try:
             self._sandbox = self._start(options.decoder)
@@ -141,9 +143,10 @@ class VideoReader:
     def _receive(self) -> dict[str, Any]:
         try:
             return self._sandbox.receive()
-        except VideoError:
+        except VideoError as error:
             if self.decoder != "decord":
                 raise
+            self.fallback = str(error)
         # Whatever decord died of, PyAV tells whether the video is to blame; it goes on where decord ended.
         self._sandbox.close()
         self.decoder = "decord+pyav" if self.frames else "pyav"

@@ -16,6 +16,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 MAX_ASPECT = 10  # a pixel longer than this is a lie in the header
+MAX_RATE = 1000  # as is a higher frame rate
 DEFAULT_PERIOD_S = 0.04  # of a stream that states no rate
 BT2020_CONSTANT, BT2020, UNSPECIFIED = 10, 9, 2  # FFmpeg's AVColorSpace
 
@@ -50,8 +51,9 @@ class Source:
         context.options = {"max_pixels": str(max_pixels)}
         start = self.container.start_time
         self.start_s: float = start / av.time_base if start is not None else 0.0
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        self.period_s = float(1 / rate) if rate else DEFAULT_PERIOD_S
+        rates = (self.stream.average_rate, self.stream.guessed_rate)
+        self.rate: float | None = next((float(rate) for rate in rates if rate and 0 < rate <= MAX_RATE), None)
+        self.period_s = 1 / self.rate if self.rate else DEFAULT_PERIOD_S
         self.packets = self.damaged = self.frames = 0
         self.first_s = self.last_s = self.end_s = 0.0
         self._trouble = ""

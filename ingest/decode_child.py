@@ -144,13 +144,12 @@ def decode(link: Link, job: Message) -> Message:
 
 
 def _facts(source: Any, easel: Easel) -> Message:
-    rate = source.stream.average_rate
     return {
         "container": source.container.format.name,
         "codec": source.stream.codec.canonical_name,
         "width": easel.source_size[0],
         "height": easel.source_size[1],
-        "fps": float(rate) if rate else None,
+        "fps": source.rate,
         "rotation": easel.rotation,
         "stated_frames": source.stream.frames or None,
     }

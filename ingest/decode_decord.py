@@ -18,8 +18,9 @@ import numpy as np
 
 from ingest.decode_av import Easel, Refusal, Source
 
-SEGMENT_BYTES = 96 << 20
+SEGMENT_BYTES = 64 << 20
 TOLERANCE = 6.0  # mean absolute difference of 8-bit values: another frame, not another way of rounding
+MIN_TOLERANCE_S = 0.002
 STEP = 8  # every such row and column is compared
 
 Row = tuple[int, float, np.ndarray]
@@ -92,7 +93,7 @@ class _Reader:
 
     def __init__(self, source: Source, easel: Easel) -> None:
         self._shape = (easel.height, easel.width, 3)
-        self._tolerance_s = source.period_s / 2
+        self._tolerance_s = max(source.period_s / 2, MIN_TOLERANCE_S)
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
         self.segment = max(1, SEGMENT_BYTES // math.prod(self._shape))
         start, base = source.stream.start_time, source.stream.time_base
