@@ -14,6 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -51,6 +52,10 @@ def cpu_ms(detect: Callable[[Pictures], object], frames: Pictures) -> float:
     return min(times)
 
 
+def one_by_one(detect: Callable[[Pictures], object]) -> Callable[[Pictures], object]:
+    return lambda frames: [detect(frame) for frame in frames]
+
+
 def in_batches(detect: Callable[[Pictures], object], size: int) -> Callable[[Pictures], object]:
     return lambda frames: [detect(frames[i : i + size]) for i in range(0, len(frames), size)]
 
@@ -58,14 +63,10 @@ def in_batches(detect: Callable[[Pictures], object], size: int) -> Callable[[Pic
 def mtcnn_rows(frames: Pictures) -> dict[str, float]:
     rows = {}
     for min_face in (20, 32, 40):
-        package = MTCNN(keep_all=True, min_face_size=min_face)
+        detect = partial(MTCNN(keep_all=True, min_face_size=min_face).detect, landmarks=True)
         ours = Mtcnn(min_face=min_face, threshold=0.7)
-        rows[f"mtcnn {min_face} px, package, frame by frame"] = cpu_ms(
-            lambda some, package=package: [package.detect(one, landmarks=True) for one in some], frames
-        )
-        rows[f"mtcnn {min_face} px, package, batch"] = cpu_ms(
-            lambda some, package=package: package.detect(some, landmarks=True), frames
-        )
+        rows[f"mtcnn {min_face} px, package, frame by frame"] = cpu_ms(one_by_one(detect), frames)
+        rows[f"mtcnn {min_face} px, package, batch"] = cpu_ms(detect, frames)
         rows[f"mtcnn {min_face} px, ours"] = cpu_ms(ours, frames)
     return rows
 
@@ -88,7 +89,7 @@ def retinaface_rows(name: str, frames: Pictures) -> dict[str, float]:
         package = Model(max_size=max(frames.shape[1:3]))
     package.model = blind(make()).eval()
     rows = {
-        f"{name}, package's loop": cpu_ms(lambda some: [package.predict_jsons(one) for one in some], frames[:4]),
+        f"{name}, package's loop": cpu_ms(one_by_one(package.predict_jsons), frames[:4]),
     }
     for dtype in ("float32", "bfloat16"):
         options = DetectorOptions(name=name, dtype=dtype)

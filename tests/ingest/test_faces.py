@@ -62,9 +62,9 @@ def test_frames_after_the_face_has_gone_are_carried_without_one(clips: Path, fin
 
 @pytest.mark.slow
 def test_hands_over_the_face_do_not_break_its_track(clips: Path, finder: FaceFinder) -> None:
-    faces = find(clips / "WolfgangLanger_Pexels.mp4", finder)
+    faces = find(clips / "WolfgangLanger_Pexels.mp4", finder, every=3)
     assert set(faces.track_id.tolist()) == {0}
-    assert len(set(faces.row.tolist())) > 450
+    assert len(set(faces.row.tolist())) > 150  # of 158 frames
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def moving() -> np.ndarray:
     return np.stack([*shifted, np.roll(picture, 128, 0), shifted[4], shifted[3], other, other, *shifted[:3]])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(sizes=st.lists(st.integers(1, 13), max_size=13))
 def test_faces_do_not_depend_on_how_frames_are_batched(
     sizes: list[int], moving: np.ndarray, finder: FaceFinder
