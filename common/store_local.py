@@ -200,9 +200,9 @@ def speaking(action: str, path: str) -> Iterator[None]:
         yield
     except FileExistsError:
         raise AlreadyExists(f"{path} exists already") from None
-    except NotADirectoryError if action == "write" else ():
-        raise StoreError(f"cannot write {path}: a folder in its path is a file, choose another place") from None
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if action == "write":
+            raise StoreError(f"cannot write {path}: a folder in its path is gone or a file, check the place") from None
         raise NotFound(f"{path} is not there, or no file") from None
     except OSError as error:
         where = f"cannot {action} {path}"

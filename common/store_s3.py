@@ -112,11 +112,8 @@ class S3Objects:
                 f"{self._where(key)} would have {size} bytes, and a conditional put takes 5 GiB: plan smaller units"
             )
         mark = uuid.uuid4().hex
-        tries = 0
 
         async def send() -> Any:
-            nonlocal tries
-            tries += 1
             # Opened anew for every try: the HTTP client closes the file that it has sent.
             with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as body:
                 return await self._request("put_object", Key=key, Body=body, Metadata={_MARK: mark}, **condition)
@@ -124,14 +121,14 @@ class S3Objects:
         try:
             return _version(self._retrying("write", key, send))
         except (PreconditionFailed, NotFound) as refusal:
-            # After a lost answer the refusal may be of what we ourselves have written.
-            if tries > 1:
-                try:
-                    head = self._head(key)
-                except NotFound:
-                    head = {}
-                if head.get("Metadata", {}).get(_MARK) == mark:
-                    return _version(head)
+            # The refusal may be of what we ourselves have written: an answer was lost and the put sent again, by us or,
+            # unseen by us, by aiohttp (it repeats a PUT whose kept-alive connection was closed).
+            try:
+                head = self._head(key)
+            except NotFound:
+                head = {}
+            if head.get("Metadata", {}).get(_MARK) == mark:
+                return _version(head)
             if version is None and isinstance(refusal, PreconditionFailed):
                 raise AlreadyExists(f"{self._where(key)} exists already") from None
             if version is not None and isinstance(refusal, NotFound):

@@ -242,9 +242,14 @@ def test_rows_that_are_not_fit_to_publish_are_refused_before_anything_counts(
     (unit,) = committer.pending()
     (video,) = unit.videos
     staging = world.Staging(job)
-    with pytest.raises(ValueError, match=message), staging.writer(video, "a1") as writer:
-        writer.write(spoil(world.rows_of(video.uri, "v1", "scores")))
-        writer.finish(world.videos_row(video))
+
+    def attempt() -> None:
+        with staging.writer(video, "a1") as writer:
+            writer.write(spoil(world.rows_of(video.uri, "v1", "scores")))
+            writer.finish(world.videos_row(video))
+
+    with pytest.raises(ValueError, match=message):
+        attempt()
     assert staging.outcome(video) is None
     assert list(job.lake.store.list("_staging/")) == []
     with pytest.raises(world.MienError, match="not staged"):
