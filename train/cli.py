@@ -1,0 +1,68 @@
+"""The commands of this part. What a command does is in the module that it imports when it is called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle to write.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for the log. [default: OUT.train]")
+@click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
+def train(recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: Path | None, json: bool) -> None:
+    """Train RECIPE, a name or a YAML file, on the faces and labels of a lake; writes a bundle.
+
+    The pretrained encoder stays in the work folder, where init=FILE of another run can take it from.
+    """
+    _quiet_threads()
+    from common.cli import emit_json
+    from common.lake import Lake
+    from train import job
+    from train import recipe as recipe_
+
+    made = job.run(recipe_.load(recipe, overrides), Lake(lake), out, work or out.with_name(f"{out.name}.train"))
+    manifest = made.manifest
+    if json:
+        emit_json({"bundle": str(made.path), "id": manifest.id, **manifest.metrics})
+    else:
+        names = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
+        figures = ", ".join(f"{name} {manifest.metrics[name]:.3f}" for name in names if name in manifest.metrics)
+        click.echo(f"{manifest.name} {manifest.id} in {made.path}: {figures or 'no validation videos in the lake'}")
+
+
+@click.command()
+@click.argument("bundle")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
+@click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
+def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> None:
+    """Compare a BUNDLE's scores with the labels of a lake's validation videos.
+
+    KEY=VALUE: dataset, archive, ingest or validation, as in a recipe's data section.
+    """
+    _quiet_threads()
+    from common.bundle import Bundle
+    from common.cli import emit_json
+    from common.lake import Lake
+    from train import job
+
+    metrics = job.evaluate_bundle(Bundle.open(bundle), Lake(lake), overrides)
+    if json:
+        emit_json(metrics)
+    else:
+        for name, value in metrics.items():
+            click.echo(f"{name}: {value}")
+
+
+def _quiet_threads() -> None:
+    """Before torch is imported: threads that wait for one another sleep instead of spinning.
+
+    Where other processes share the cores, spinning makes a step tens of times slower; alone it gains nothing.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,146 @@
+"""One training loop, DeepSpeed's engine around any task.
+
+ZeRO is DeepSpeed's; the optimiser is torch's own AdamW, handed in, so nothing is compiled at run time. Learning rate,
+order of examples, masks, dropout and augmentation are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import log
+from common.errors import MienError
+from common.progress import Progress
+from train.models.vit import set_fused_attention
+from train.recipe import StageOptions
+from train.tasks import Batch, Task
+
+_LOGGED = 50  # lines of the log a stage
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the stages of a run share."""
+
+    seed: int
+    zero: int
+    precision: str  # float32 or bfloat16
+    device: str
+    log: Path
+
+
+def resolve_precision(wanted: str, device: str) -> str:
+    """`auto` is bfloat16 on a GPU and on a processor that multiplies it in hardware, elsewhere float32."""
+    if wanted != "auto":
+        return wanted
+    capabilities = torch.cpu.get_capabilities()
+    fast = device != "cpu" or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bfloat16" if fast else "float32"
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """A process group of this process alone, with DeepSpeed on it, for as long as the block lasts."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+    import deepspeed
+    import torch.distributed as dist
+
+    log.adopt("DeepSpeed")
+    # Creating DeepSpeed's CPU backend would compile this operator, which only its inference uses.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", store=store, rank=0, world_size=1)
+    try:
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def learning_rate(step: int, stage: StageOptions) -> float:
+    """Linear warm-up, then a cosine that would reach 0 one step after the last."""
+    if step < stage.warmup:
+        return stage.lr * (step + 1) / stage.warmup
+    share = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    return stage.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def fit(name: str, task: Task, batch_at: Callable[[int], Batch], stage: StageOptions, session: Session) -> None:
+    """Trains the task in place for `stage.steps` steps; `batch_at(step)` gives each batch. Call in `process_group`.
+
+    Raises MienError when the loss is no longer finite.
+    """
+    engine = _engine(task, stage, session)
+    started = time.monotonic()
+    every = max(1, stage.steps // _LOGGED)
+    task.train()
+    with Progress(total=stage.steps, unit="step") as progress, session.log.open("a") as lines:
+        for step in range(stage.steps):
+            torch.manual_seed(step_seed(session.seed, name, step))
+            for group in engine.optimizer.param_groups:
+                group["lr"] = learning_rate(step, stage)
+            loss = engine({key: value.to(session.device) for key, value in batch_at(step).items()})
+            engine.backward(loss)
+            engine.step()
+            progress.update(videos=1, frames=stage.batch)
+            if step % every == 0 or step == stage.steps - 1:
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise MienError(f"the loss of {name} is {value} at step {step}: lower {name}.lr or {name}.clip")
+                line = {"stage": name, "step": step, "loss": value, "lr": learning_rate(step, stage)}
+                lines.write(json.dumps(line | {"wall_s": round(time.monotonic() - started, 3)}) + "\n")
+    engine.destroy()
+    del engine
+    gc.collect()  # the engine and its hooks hold one another; the next stage must not meet them
+    task.zero_grad(set_to_none=True)
+
+
+def step_seed(seed: int, name: str, step: int) -> int:
+    """The seed of everything random in one step of one stage."""
+    return int(np.random.SeedSequence([seed, step, *name.encode()]).generate_state(1)[0])
+
+
+def _engine(task: Task, stage: StageOptions, session: Session) -> Any:
+    import deepspeed
+
+    task.to(session.device)
+    set_fused_attention(task, session.device != "cpu")
+    engine, *_ = deepspeed.initialize(
+        model=task,
+        optimizer=torch.optim.AdamW(
+            _groups(task, stage.weight_decay), lr=stage.lr, betas=stage.betas, fused=session.device != "cpu"
+        ),
+        dist_init_required=False,
+        config={
+            "train_micro_batch_size_per_gpu": stage.batch,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": stage.clip,
+            "zero_optimization": {"stage": session.zero},
+            "torch_autocast": {"enabled": session.precision == "bfloat16", "dtype": "bfloat16"},
+            "steps_per_print": stage.steps + 1,
+        },
+    )
+    return engine
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and tokens do not."""
+    matrices: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for parameter in model.parameters():
+        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

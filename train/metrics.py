@@ -1,0 +1,110 @@
+"""The metrics of the ABAW protocol, and what chance would reach. NumPy only.
+
+Everything is over the annotated frames of all videos pooled, one figure per dimension or class; none is averaged over
+videos. Labels that are not annotated (NaN, or -1 where integer) never count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from common.labels import ACTION_UNITS, EXPRESSIONS
+
+THRESHOLD = 0.5
+"""An action unit counts as active from this probability on."""
+
+
+@dataclass
+class Concordance:
+    """CCC of a stream: the sums that it needs, in float64, so that batches and ranks may come in any order."""
+
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))  # n, x, y, xx, yy, xy
+
+    def update(self, predictions: ArrayLike, labels: ArrayLike) -> None:
+        """Adds frames: both of one shape, labels NaN where not annotated."""
+        x, y = np.asarray(predictions, np.float64).ravel(), np.asarray(labels, np.float64).ravel()
+        known = ~np.isnan(y)
+        x, y = x[known], y[known]
+        self.sums = self.sums + np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
+
+    def value(self) -> float:
+        """Lin's concordance correlation coefficient; NaN without frames, or where neither side varies."""
+        n, x, y, xx, yy, xy = self.sums
+        if n == 0:
+            return float("nan")
+        mean_x, mean_y = x / n, y / n
+        spread = (xx / n - mean_x**2) + (yy / n - mean_y**2) + (mean_x - mean_y) ** 2
+        return float(2 * (xy / n - mean_x * mean_y) / spread) if spread > 0 else float("nan")
+
+
+def ccc(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """CCC of two series of one shape; labels NaN where not annotated."""
+    moments = Concordance()
+    moments.update(predictions, labels)
+    return moments.value()
+
+
+def expression_f1(predicted: ArrayLike, labels: ArrayLike) -> float:
+    """Macro-F1 over the fixed 8 classes; class numbers [N], labels -1 where not annotated.
+
+    A class that is neither predicted nor there counts as 0, so that figures of different folds compare.
+    """
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    known = labels >= 0
+    predicted, labels = predicted[known], labels[known]
+    classes = np.arange(len(EXPRESSIONS))
+    return float(np.mean([_f1(predicted == each, labels == each) for each in classes]))
+
+
+def action_unit_f1s(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """F1 of each action unit at 0.5; [N, 12] both, labels -1 where not annotated."""
+    active, labels = np.asarray(probabilities) >= THRESHOLD, np.asarray(labels)
+    return {
+        unit: _f1(active[labels[:, k] >= 0, k], labels[labels[:, k] >= 0, k] == 1)
+        for k, unit in enumerate(ACTION_UNITS)
+    }
+
+
+def action_unit_f1(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Mean over the 12 action units of F1 at 0.5."""
+    return float(np.mean(list(action_unit_f1s(probabilities, labels).values())))
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What needs no face: expected values for large N. A constant or random series has a CCC of 0."""
+
+    ccc: float
+    expression_f1_majority: float
+    expression_f1_random: float
+    action_unit_f1_all_ones: float
+    action_unit_f1_random: float
+
+
+def chance(expressions: ArrayLike, action_units: ArrayLike) -> Chance:
+    """From the labels alone: [N] and [N, 12], -1 where not annotated.
+
+    Random expressions are drawn uniformly, random action units each at its own frequency.
+    """
+    expressions, action_units = np.asarray(expressions), np.asarray(action_units)
+    counts = np.bincount(expressions[expressions >= 0], minlength=len(EXPRESSIONS))
+    shares = counts / max(counts.sum(), 1)
+    known = action_units >= 0
+    frequencies = (action_units == 1).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    uniform = 1 / len(EXPRESSIONS)
+    return Chance(
+        ccc=0.0,
+        expression_f1_majority=float(2 * shares.max() / (1 + shares.max()) / len(EXPRESSIONS)),
+        expression_f1_random=float(np.mean(2 * shares * uniform / (shares + uniform))),
+        action_unit_f1_all_ones=float(np.mean(2 * frequencies / (1 + frequencies))),
+        action_unit_f1_random=float(np.mean(frequencies)),
+    )
+
+
+def _f1(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
+    found = int((predicted & actual).sum())
+    either = int(predicted.sum()) + int(actual.sum())
+    return 2 * found / either if either else 0.0

@@ -1,0 +1,164 @@
+"""A Vision Transformer on timm's blocks, and masked autoencoding with it (He et al. 2021, "Masked Autoencoders Are
+Scalable Vision Learners").
+
+Position tables are fixed sine-cosine buffers, so neither saved nor trained. Patches are gathered before they are
+embedded: in pretraining the encoder never touches the masked ones.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from pydantic import Field, model_validator
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from common.config import Config
+
+
+class EncoderOptions(Config):
+    """Shape of the encoder; the defaults are ViT-B/16."""
+
+    image: int = Field(224, gt=0, description="side of the picture, px")
+    channels: int = Field(3, gt=0)
+    patch: int = Field(16, gt=0, description="side of a patch, px")
+    dim: int = Field(768, gt=0, multiple_of=4)
+    depth: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> EncoderOptions:
+        if self.image % self.patch:
+            raise ValueError(f"image {self.image} is not a multiple of patch {self.patch}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def patches(self) -> int:
+        return (self.image // self.patch) ** 2
+
+
+class DecoderOptions(Config):
+    """Shape of the decoder that pretraining throws away; the defaults are the paper's."""
+
+    dim: int = Field(512, gt=0, multiple_of=4)
+    depth: int = Field(8, ge=1)
+    heads: int = Field(16, ge=1)
+
+
+class Encoder(nn.Module):
+    """Pictures float [B, C, S, S] -> features float [B, D]: patch tokens through the blocks, their mean normalised.
+
+    The class token is carried along, as the paper does, and left out of the mean (its `global_pool`).
+    """
+
+    positions: Tensor
+
+    def __init__(self, options: EncoderOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.patch_embed = nn.Linear(options.channels * options.patch**2, options.dim)
+        self.cls_token = nn.Parameter(torch.empty(options.dim))
+        self.register_buffer("positions", position_table(options.dim, options.image // options.patch), persistent=False)
+        self.blocks = _blocks(options.dim, options.heads, options.depth)
+        self.norm = nn.LayerNorm(options.dim, eps=1e-6)
+        nn.init.normal_(self.cls_token, std=0.02)
+        _init_linear(self)
+
+    def tokens(self, patches: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Patches [B, L, P] of a picture -> tokens [B, 1 + L, D], class token first; `kept` [B, K]: only those."""
+        positions = self.positions.expand(len(patches), -1, -1)
+        if kept is not None:
+            patches, positions = _take(patches, kept), _take(positions, kept)
+        x = self.patch_embed(patches) + positions
+        x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.tokens(patchify(images, self.options.patch))[:, 1:].mean(dim=1))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder of the patches that are seen, decoder that paints the others.
+
+    The norm between them is its own, so that the encoder's belongs to the pooled features alone.
+    """
+
+    decoder_positions: Tensor
+
+    def __init__(self, encoder: EncoderOptions, decoder: DecoderOptions, mask_ratio: float = 0.75) -> None:
+        super().__init__()
+        self.kept = max(1, round(encoder.patches * (1 - mask_ratio)))
+        self.encoder = Encoder(encoder)
+        self.encoder_norm = nn.LayerNorm(encoder.dim, eps=1e-6)
+        self.decoder_embed = nn.Linear(encoder.dim, decoder.dim)
+        self.mask_token = nn.Parameter(torch.empty(decoder.dim))
+        self.register_buffer(
+            "decoder_positions", position_table(decoder.dim, encoder.image // encoder.patch), persistent=False
+        )
+        self.decoder_blocks = _blocks(decoder.dim, decoder.heads, decoder.depth)
+        self.decoder_norm = nn.LayerNorm(decoder.dim, eps=1e-6)
+        self.paint = nn.Linear(decoder.dim, encoder.channels * encoder.patch**2)
+        nn.init.normal_(self.mask_token, std=0.02)
+        _init_linear(self)
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures [B, C, S, S] and noise [B, L] -> painted patches [B, L, P] and mask bool [B, L], True where hidden.
+
+        The patches with the least noise are seen.
+        """
+        order = noise.argsort(dim=1)
+        restore = order.argsort(dim=1)
+        seen = self.encoder.tokens(patchify(images, self.encoder.options.patch), order[:, : self.kept])
+        x = self.decoder_embed(self.encoder_norm(seen))
+        hidden = self.mask_token.to(x.dtype).expand(len(x), noise.shape[1] - self.kept, -1)
+        patches = _take(torch.cat([x[:, 1:], hidden], dim=1), restore) + self.decoder_positions
+        x = torch.cat([x[:, :1], patches], dim=1)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.paint(self.decoder_norm(x[:, 1:])), restore >= self.kept
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """[B, C, S, S] -> [B, (S / p)^2, p * p * C], row by row."""
+    batch, channels, side, _ = images.shape
+    grid = side // patch
+    x = images.reshape(batch, channels, grid, patch, grid, patch).permute(0, 2, 4, 3, 5, 1)
+    return x.reshape(batch, grid * grid, patch * patch * channels)
+
+
+def position_table(dim: int, grid: int) -> Tensor:
+    """float32 [grid^2, dim]: sines and cosines of the column in the first half, of the row in the second."""
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns, rows = waves.repeat(grid, 1), waves.repeat_interleave(grid, dim=0)
+    return torch.cat([columns, rows], dim=1).float()
+
+
+def set_fused_attention(model: nn.Module, fused: bool) -> None:
+    """Whether the blocks call PyTorch's fused attention; the same mathematics, but at this size slower on a CPU."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused_attn = fused
+
+
+def _blocks(dim: int, heads: int, depth: int) -> nn.ModuleList:
+    norm = partial(nn.LayerNorm, eps=1e-6)
+    return nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+
+
+def _init_linear(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
