@@ -128,9 +128,12 @@ def test_file_that_lies_about_its_frames_is_read_by_pyav(clips: Path) -> None:
 
 
 def test_what_decord_cannot_open_is_read_by_pyav(odd: Path) -> None:
-    for name, count in (("av1_video.mkv", 125), ("bitmap.mp4", 5), ("corrupted.mp4", 49)):
+    for name, count in (("av1_video.mkv", 125), ("bitmap.mp4", 5)):
         *_, outcome, decoder = frames_of(odd / name, decoder="decord")
         assert (outcome.frames, decoder) == (count, "pyav")
+    *_, outcome, decoder = frames_of(odd / "corrupted.mp4", decoder="decord")  # it fails there, sooner or later
+    assert outcome.frames == 49
+    assert decoder.endswith("pyav")
 
 
 def test_variable_frame_rate_keeps_its_times(clip: Clip) -> None:
