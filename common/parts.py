@@ -19,13 +19,16 @@ from common.schema import SORTED_BY
 from common.store_local import speaking
 
 ROW_GROUP_ROWS = 524_288
-ROW_GROUP_BYTES = 64 << 20  # in memory; what writing and reading a part holds at a time
+ROW_GROUP_BYTES = 64 << 20  # in memory: what writing and reading a part holds at a time
+STAGED_ROW_GROUP_BYTES = 8 << 20  # less for pieces: they are written beside a decoder and a model, and read once
 
 
 class PartWriter:
     """Writes tables to one file in row groups of even size; `footer` becomes its key-value metadata."""
 
-    def __init__(self, path: Path, schema: pa.Schema, footer: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, footer: Mapping[str, str], row_group_bytes: int = ROW_GROUP_BYTES
+    ) -> None:
         order = [pq.SortingColumn(schema.names.index(name)) for name in SORTED_BY if name in schema.names]
         self._speaking = partial(speaking, "write", str(path))
         with self._speaking():
@@ -43,12 +46,13 @@ class PartWriter:
         self._writer.add_key_value_metadata(dict(footer))
         self._schema = schema
         self._waiting: list[pa.Table] = []
-        self._room = (ROW_GROUP_ROWS, ROW_GROUP_BYTES)
+        self._row_group_bytes = row_group_bytes
+        self._room = (ROW_GROUP_ROWS, row_group_bytes)
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
         """Raises `ValueError` (Arrow's) for a table that does not fit the schema."""
-        step = max(1, ROW_GROUP_BYTES * len(table) // max(table.nbytes, 1))
+        step = max(1, self._row_group_bytes * len(table) // max(table.nbytes, 1))
         for start in range(0, len(table), min(step, ROW_GROUP_ROWS)):
             piece = table.slice(start, min(step, ROW_GROUP_ROWS)).cast(self._schema)
             if len(piece) > self._room[0] or piece.nbytes > self._room[1]:
@@ -72,7 +76,7 @@ class PartWriter:
             with self._speaking():
                 self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=ROW_GROUP_ROWS)
         self._waiting = []
-        self._room = (ROW_GROUP_ROWS, ROW_GROUP_BYTES)
+        self._room = (ROW_GROUP_ROWS, self._row_group_bytes)
 
     def __enter__(self) -> PartWriter:
         return self

@@ -25,7 +25,7 @@ import pyarrow as pa
 from common.errors import AlreadyExists, NotFound
 from common.faults import fault
 from common.lake import Lake, Partition
-from common.parts import PartWriter, check_part
+from common.parts import STAGED_ROW_GROUP_BYTES, PartWriter, check_part
 from common.record import Outcome
 from common.units import Video
 
@@ -161,7 +161,7 @@ class VideoWriter:
             if self._piece is None or self._piece[0] != n:
                 self._put_piece(None)
                 path = self._scratch / f"{n:05d}.parquet"
-                self._piece = (n, path, PartWriter(path, self._job.schema, {}))
+                self._piece = (n, path, PartWriter(path, self._job.schema, {}, STAGED_ROW_GROUP_BYTES))
             self._piece[2].write(rows)
 
     def finish(self, row: dict[str, Any]) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -142,6 +143,30 @@ def test_reconcile_names_a_unit_whose_part_is_gone(tmp_path: Path) -> None:
     committer = world.Committer(world.job(lake))
     committer.job.lake.store.delete([committer.job.lake.part_key(committer.job.data, first.unit)])
     assert committer.reconcile().missing == (first.unit,)
+
+
+@pytest.mark.parametrize("table", ["scores", "faces"])
+def test_a_full_disk_during_a_commit_is_one_sentence_and_changes_no_row(
+    tmp_path: Path, table: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lake = str(tmp_path / "lake")
+    committer = world.Committer(world.job(lake, table))
+    committer.plan.extend(world.listing(ARCHIVE), unit_videos=3)
+    unit = committer.pending()[0]
+    world.stage(committer.job, unit)
+    before = sorted(entry.key for entry in committer.job.lake.store.list())
+
+    def commit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        committer.commit(unit)
+
+    assert world.wait(world.start(commit)) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("StoreError: cannot write")
+    assert "full, make room" in said
+    assert sorted(entry.key for entry in committer.job.lake.store.list()) == before
+    world.run(lake, table, ARCHIVE)
+    world.audit(lake, table, ARCHIVE)
 
 
 @pytest.mark.slow
