@@ -236,8 +236,8 @@ def _others(listed: list[pa.Array], units: Units) -> int:
     if not listed:
         return 0
     unique = pa.chunked_array(listed).unique()
-    planned = pa.array([video.video_id for unit in units for video in unit.videos], pa.string())
-    return len(unique) - pc.sum(pc.is_in(unique, planned)).as_py()
+    pending = pc.is_in(unique, pa.array((video.video_id for unit in units for video in unit.videos), pa.string()))
+    return len(unique) - pc.sum(pending).as_py()
 
 
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:

@@ -37,6 +37,8 @@ LISTING = pa.schema(
 PLAN = pa.schema(
     [pa.field("unit", pa.string(), nullable=False), *LISTING, pa.field("revision", pa.int64(), nullable=False)]
 )
+# Versions of what was named and cannot be had; `ingest.fetch` turns them into reasons.
+MISSING, DENIED, NOT_A_FILE, NOT_UTF8 = "missing", "access-denied", "not-a-file", "not-utf8"
 ENTRY_VIDEOS = 100_000
 UNIT_VIDEOS = 256
 UNIT_BYTES = 1 << 30
@@ -254,12 +256,16 @@ class PlanLog:
         return self._latest[at], self._ids[at] == ids
 
     def _wanted(self, table: pa.Table, before: int) -> pa.Array:
-        """Whether each listed video is new, or was planned at entry `before` or earlier in another version."""
+        """Whether each listed video is new, or was planned at entry `before` or earlier in another version.
+
+        One that was there and cannot be had now is not planned again: what is known of it stays.
+        """
         at, known = self._find(table)
         if not known.any():
             return pa.array(~known)
         planned = self._rows["version"].take(pa.array(at))
         changed = pc.not_equal(table["version"], planned).to_numpy() & (self._entry[at] <= before)
+        changed &= ~pc.is_in(table["version"], pa.array([MISSING, DENIED, NOT_A_FILE, NOT_UTF8])).to_numpy()
         return pa.array(~known | changed)
 
     def _group(self, table: pa.Table, number: int, unit_bytes: int, unit_videos: int) -> pa.Table:

@@ -22,20 +22,10 @@ import pyarrow.parquet
 
 from common.errors import AccessDenied, UsageError
 from common.store import Store, StoreSettings, canonical_uri, split_uri
-from common.units import LISTING, video_id
+from common.units import DENIED, LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
 
 BATCH_ROWS = 10_000
-VIDEO_EXTENSIONS = frozenset(
-    f".{name}"
-    for name in (
-        *("3gp", "asf", "avi", "f4v", "flv", "m1v", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4", "mpe", "mpeg", "mpg"),
-        *("mts", "ogv", "qt", "ts", "vob", "webm", "wmv"),
-    )
-)
 LIST_EXTENSIONS = frozenset((".txt", ".csv", ".parquet"))
-
-# Versions of what cannot be had; `ingest.fetch` turns them into reasons.
-MISSING, DENIED, NOT_A_FILE, NOT_UTF8 = "missing", "access-denied", "not-a-file", "not-utf8"
 
 _Row = tuple[str, str, int]  # URI, version, size in bytes
 _WILD = re.compile(r"[*?\[]")
@@ -44,8 +34,9 @@ _WILD = re.compile(r"[*?\[]")
 def listing(sources: Sequence[str], settings: StoreSettings | None = None) -> Iterator[pa.RecordBatch]:
     """The videos that `sources` name, schema `LISTING`, in batches of at most 10,000 rows without doubles in a batch.
 
-    Folders and prefixes are searched recursively for files with a video's extension; a file that is named, on the
-    command line or in a list, is taken whatever its extension. UsageError: a source does not exist or holds no video.
+    Folders and prefixes are searched recursively and every file counts, so that no video is left out for its name; what
+    is none fails as `not_video`. Hidden files (a name that begins with a dot) are left out. UsageError: a source does
+    not exist or holds no file.
     """
     if not sources:
         raise UsageError("no videos given: name a file, a folder, a glob, an s3:// prefix or a list of URIs")
@@ -72,14 +63,14 @@ def _folder(source: str) -> str:
     source = canonical_uri(source).rstrip("/")
     if wild := _WILD.search(source):
         return source[: wild.start()].rpartition("/")[0] + "/"
-    is_file = os.path.isfile(source) or _extension(source) in VIDEO_EXTENSIONS
+    is_file = os.path.isfile(source) or (source.startswith("s3://") and _extension(source) != "")
     return (source.rpartition("/")[0] if is_file else source) + "/"
 
 
 def _not_empty(source: str, rows: Iterator[_Row]) -> Iterator[_Row]:
     first = next(rows, None)
     if first is None:
-        raise UsageError(f"{source} holds no videos: name files like .mp4 or .mkv, a folder of them, or a list of URIs")
+        raise UsageError(f"{source} holds no files: name videos, a folder of them, or a list of URIs")
     return itertools.chain([first], rows)
 
 
@@ -127,20 +118,20 @@ def _walk(folder: str) -> Iterator[_Row]:
     except OSError as error:
         raise UsageError(f"{folder} cannot be listed: {error.strerror}, fix its permissions or leave it out") from None
     for entry in entries:
+        if entry.name.startswith("."):
+            continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path)
-        elif _extension(entry.name) in VIDEO_EXTENSIONS:
+        elif not entry.is_dir():
             yield _stat(entry.path)
 
 
 def _glob(pattern: str) -> Iterator[_Row]:
-    named = not _WILD.search(_extension(pattern) or "*")  # "*.dat" asks for such files, "*" for videos
     for path in glob.iglob(pattern, recursive=True):
-        if os.path.isdir(path):
-            if "**" not in pattern:
-                yield from _walk(path)
-        elif named or _extension(path) in VIDEO_EXTENSIONS:
+        if not os.path.isdir(path):
             yield _stat(path)
+        elif "**" not in pattern:
+            yield from _walk(path)
 
 
 def _stat(path: str) -> _Row:
@@ -169,13 +160,13 @@ def _s3(uri: str, settings: StoreSettings) -> Iterator[_Row]:
         else:
             yield uri, found.version, found.size
         return
-    wild = _WILD.search(key)
-    if wild:
-        prefix, matches, named = key[: wild.start()], _matcher(key), not _WILD.search(_extension(key) or "*")
+    if wild := _WILD.search(key):
+        prefix, matches = key[: wild.start()], _matcher(key)
     else:
-        prefix, matches, named = f"{key.rstrip('/')}/" if key else "", re.compile(""), False
+        prefix, matches = f"{key.rstrip('/')}/" if key else "", re.compile("")
     for entry in store.list(prefix):
-        if (named or _extension(entry.key) in VIDEO_EXTENSIONS) and matches.match(entry.key):
+        hidden = any(name.startswith(".") for name in entry.key[len(prefix) :].split("/"))
+        if not (hidden or entry.key.endswith("/")) and matches.match(entry.key):
             yield f"{root}/{entry.key}", entry.version, entry.size
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from common.errors import AccessDenied, NotFound, PreconditionFailed, StoreError, VideoError
 from common.store import Store, StoreSettings, split_uri
-from common.units import Video
-from ingest.archive import DENIED, MISSING, NOT_A_FILE, NOT_UTF8
+from common.units import DENIED, MISSING, NOT_A_FILE, NOT_UTF8, Video
 
 RESERVE_BYTES = 256 << 20  # left free on the scratch disk for what else is written there
 _REFUSED = {

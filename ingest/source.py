@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from common.store import StoreSettings
 from common.units import Video
 from ingest.align import FaceBatch
@@ -57,6 +59,7 @@ class FaceSource:
     """Opens one video after the other; the detector is built once. Raises `VideoError` for a video's own faults."""
 
     def __init__(self, options: FacesOptions, settings: StoreSettings | None = None) -> None:
+        cv2.setNumThreads(1)  # a worker has one CPU; torch is told so by Ray
         self._finder = FaceFinder(options)
         self._fetcher = Prefetcher(Path(tempfile.gettempdir()), settings)
 

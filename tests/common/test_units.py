@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from common.lake import Lake, Partition
-from common.units import LISTING, PlanLog, Unit, Video, video_id
+from common.units import LISTING, MISSING, PlanLog, Unit, Video, video_id
 
 PARTITION = Partition("scores", (("model", "demo-1"), ("archive", "clips")))
 
@@ -221,3 +221,9 @@ def test_many_videos_are_planned_in_seconds_and_without_an_object_for_each(plan:
     assert plan.last == 2
     assert wall < 60
     assert peak < 150 * count  # bytes of Python and NumPy objects; a `Video` for each would take more than 400
+
+
+def test_a_planned_video_that_cannot_be_had_now_is_not_planned_again(plan: PlanLog) -> None:
+    plan.extend([batch({"/tapes/a.mp4": "v1"})])
+    assert plan.extend([batch({"/tapes/a.mp4": MISSING})]) == 0
+    assert planned(plan) == {"/tapes/a.mp4": "v1"}

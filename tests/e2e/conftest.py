@@ -1,4 +1,4 @@
-"""An archive and a bundle that the end-to-end tests share."""
+"""An archive and a bundle that the end-to-end tests share: made by the commands, as a user makes them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,34 @@ from commands import mien
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips of two seconds with a face in them."""
-    out = tmp_path_factory.mktemp("synth")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four labelled clips of two seconds."""
+    out = tmp_path_factory.mktemp("synth") / "clips"
     done = mien("synth", out, "--videos", 4, "--seconds", 2, "--seed", 5)
     assert done.status == 0, done.stderr
-    return out / "videos"
+    return out
+
+
+@pytest.fixture(scope="session")
+def archive(dataset: Path) -> Path:
+    return dataset / "videos"
+
+
+@pytest.fixture(scope="session")
+def ingested(dataset: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with the faces and labels of the archive."""
+    lake = tmp_path_factory.mktemp("ingested")
+    for command in (("ingest", archive), ("label", "synth", dataset)):
+        done = mien(*command, "--lake", lake)
+        assert done.status == 0, done.stderr
+    return lake
+
+
+@pytest.fixture(scope="session")
+def bundle(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained for a few steps: what it says is of no use, but every part of it is real."""
+    out = tmp_path_factory.mktemp("trained") / "bundle"
+    steps = ("mae.steps=10", "finetune.steps=20", "temporal.steps=5")
+    done = mien("train", "demo", *steps, "--lake", ingested, "--out", out)
+    assert done.status == 0, done.stderr
+    return out

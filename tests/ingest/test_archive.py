@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import UsageError
 from common.store import Store
-from common.units import LISTING, video_id
+from common.units import LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
 from ingest import archive
 
 
@@ -34,8 +34,18 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def test_folder_gives_the_videos_below_it_sorted(tree: Path) -> None:
-    assert names(tree) == ["a.MKV", "b.mp4", "c.webm", "odd?[1].mov"]
+EVERY = ["a.MKV", "b.mp4", "c.webm", "facts.json", "notes.txt", "odd?[1].mov", "sound.mp4.audio.mp3"]
+
+
+def test_folder_gives_every_file_below_it_sorted_whatever_its_extension(tree: Path) -> None:
+    assert names(tree) == EVERY
+
+
+def test_hidden_files_of_a_folder_are_left_out(tree: Path) -> None:
+    (tree / ".DS_Store").write_bytes(b"x")
+    (tree / ".git").mkdir()
+    (tree / ".git" / "clip.mp4").write_bytes(b"x")
+    assert names(tree) == EVERY
 
 
 def test_row_names_the_canonical_uri_its_id_size_and_version(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +69,7 @@ def test_name_with_glob_characters_is_the_file_itself(tree: Path) -> None:
 
 
 def test_glob(tree: Path) -> None:
-    assert sorted(names(tree / "*")) == ["a.MKV", "b.mp4", "c.webm", "odd?[1].mov"]  # `*` takes folders with it
+    assert sorted(names(tree / "*")) == EVERY  # `*` takes folders with it
     assert names(tree / "*.mp3") == ["sound.mp4.audio.mp3"]
     assert sorted(names(tree / "**" / "*.webm")) == ["c.webm"]
 
@@ -76,7 +86,7 @@ def test_list_file_counts_relative_paths_from_its_own_folder_and_keeps_what_is_m
         pq.write_table(pa.table({"uri": entries}), listed)
     found = rows(listed)
     assert [row["uri"] for row in found] == [str(tree / name) for name in ("b.mp4", "facts.json", *entries[2:])]
-    assert [row["version"] for row in found[3:]] == [archive.MISSING, archive.NOT_A_FILE]
+    assert [row["version"] for row in found[3:]] == [MISSING, NOT_A_FILE]
 
 
 def test_list_without_a_column_uri_says_so(tree: Path) -> None:
@@ -105,18 +115,18 @@ def test_wrong_sources_are_one_sentence_before_anything_is_listed(tree: Path) ->
 def test_name_that_is_not_utf8_becomes_a_row_that_says_so(tree: Path) -> None:
     with open(os.fsencode(tree) + b"/caf\xe9.mp4", "wb") as file:
         file.write(b"x")
-    row = next(row for row in rows(tree) if row["version"] == archive.NOT_UTF8)
+    row = next(row for row in rows(tree) if row["version"] == NOT_UTF8)
     assert row["uri"] == f"{tree}/caf\\xe9.mp4"
     (tree / "list.txt").write_bytes(b"b.mp4\ncaf\xe9.mp4\n")
-    assert [row["version"] for row in rows(tree / "list.txt")][1] == archive.NOT_UTF8
+    assert [row["version"] for row in rows(tree / "list.txt")][1] == NOT_UTF8
 
 
 def test_link_in_a_circle_and_link_to_nothing(tree: Path) -> None:
     (tree / "loop").symlink_to(tree)
     (tree / "broken.mp4").symlink_to(tree / "gone.mp4")
     found = {os.path.basename(row["uri"]): row["version"] for row in rows(tree)}
-    assert len(found) == 5
-    assert found["broken.mp4"] == archive.MISSING
+    assert sorted(found) == sorted([*EVERY, "broken.mp4"])
+    assert found["broken.mp4"] == MISSING
 
 
 @pytest.mark.slow
@@ -153,8 +163,9 @@ def test_s3_object_prefix_glob_and_list(s3_url: str) -> None:
     def found(source: str) -> list[str]:
         return [row["uri"].removeprefix(f"{s3_url}/") for row in rows(source)]
 
-    assert sorted(found(s3_url)) == ["a/1.mp4", "a/b/2.mkv", "a/we?rd.mov", "ab/3.mp4"]
-    assert found(f"{s3_url}/a") == found(f"{s3_url}/a/") == ["a/1.mp4", "a/b/2.mkv", "a/we?rd.mov"]
+    store.create("a/.hidden/4.mp4", b"x")
+    assert sorted(found(s3_url)) == sorted(keys)
+    assert found(f"{s3_url}/a") == found(f"{s3_url}/a/") == ["a/1.mp4", "a/b/2.mkv", "a/notes.json", "a/we?rd.mov"]
     assert found(f"{s3_url}/a/notes.json") == ["a/notes.json"]
     assert found(f"{s3_url}/a/we?rd.mov") == ["a/we?rd.mov"]
     assert found(f"{s3_url}/*/[0-9].mp4") == ["a/1.mp4", "ab/3.mp4"]
@@ -171,4 +182,4 @@ def test_s3_list_counts_relative_keys_from_its_own_prefix(s3_url: str) -> None:
     found = rows(f"{s3_url}/lists/videos.txt")
     assert [row["uri"] for row in found] == [f"{s3_url}/lists/1.mp4", f"{s3_url}/gone.mp4"]
     assert [row["size"] for row in found] == [3, 0]
-    assert found[1]["version"] == archive.MISSING
+    assert found[1]["version"] == MISSING

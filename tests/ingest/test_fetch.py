@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common import units
 from common.errors import VideoError
 from common.store import Store
 from common.units import Video
@@ -76,10 +77,10 @@ def test_an_error_of_the_block_is_not_hidden_by_a_change(file: Path, scratch: Pa
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        (archive.MISSING, "missing"),
-        (archive.DENIED, "access_denied"),
-        (archive.NOT_A_FILE, "unreadable"),
-        (archive.NOT_UTF8, "unreadable"),
+        (units.MISSING, "missing"),
+        (units.DENIED, "access_denied"),
+        (units.NOT_A_FILE, "unreadable"),
+        (units.NOT_UTF8, "unreadable"),
     ],
 )
 def test_what_could_not_be_listed_fails_with_its_reason(scratch: Path, version: str, reason: str) -> None:
