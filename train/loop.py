@@ -55,6 +55,9 @@ def resolve_precision(wanted: str, device: str) -> str:
 def process_group() -> Iterator[None]:
     """A process group of this process alone, with DeepSpeed on it, for as long as the block lasts."""
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu"
+    )  # or it says on stdout what it found
     import deepspeed
     import torch.distributed as dist
 
@@ -68,7 +71,7 @@ def process_group() -> Iterator[None]:
         yield
         dist.barrier()
     finally:
-        dist.destroy_process_group()
+        deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed with groups that are no more
 
 
 def learning_rate(step: int, stage: StageOptions) -> float:

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from common import windows
+from common.bundle import Preprocess
+from common.errors import UsageError
+from common.lake import Lake
+from train.data import faces as faces_
+from train.data.augment import augment
+from train.data.faces import FaceSet, Join, join_labels
+from train.data.order import batch_indices
+from train.data.windows import cut, sequences, training_windows
+from train.models.preprocess import normalise, prepare
+from train.recipe import AugmentOptions, DataOptions
+
+PLAIN = Preprocess(crop=(0, 0, 32), size=32)
+
+
+# --- joining labels to faces
+
+
+def seen(*rows: tuple[str, int, int, float]) -> pd.DataFrame:
+    """(video, frame, track, centre)"""
+    table = pd.DataFrame(rows, columns=["video", "frame_index", "track_id", "box_x0"])
+    return table.assign(video_id=table["video"], box_x1=table["box_x0"] + 2)
+
+
+def named(*rows: tuple[str, str | None, int]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["base_video", "subject", "frame_index"])
+
+
+def test_a_label_belongs_to_the_only_face_of_its_frame() -> None:
+    faces = seen(("a", 0, 0, 5), ("a", 1, 0, 5), ("b", 1, 3, 5))
+    rows, join = join_labels(faces, named(("a", None, 1), ("b", None, 1), ("b", None, 2)))
+    assert rows.tolist() == [-1, 0, 1]
+    assert join == Join(labels=3, joined=2, without_face=1, ambiguous=0)
+
+
+def test_a_label_of_one_of_several_faces_is_counted_and_never_guessed() -> None:
+    faces = seen(("a", 0, 0, 5), ("a", 0, 1, 50), ("a", 1, 0, 5))
+    rows, join = join_labels(faces, named(("a", None, 0), ("a", None, 1)))
+    assert rows.tolist() == [-1, -1, 1]
+    assert join == Join(labels=2, joined=1, without_face=0, ambiguous=1)
+
+
+def test_left_and_right_are_the_tracks_on_those_sides_also_where_the_other_face_is_away() -> None:
+    faces = seen(("a", 0, 7, 50), ("a", 0, 9, 5), ("a", 1, 7, 50), ("a", 2, 9, 5))
+    labels = named(*((("a", side, frame)) for side in ("left", "right") for frame in range(3)))
+    rows, join = join_labels(faces, labels)
+    assert [labels["subject"][row] for row in rows] == ["right", "left", "right", "left"]
+    assert [labels["frame_index"][row] for row in rows] == [0, 0, 1, 2]
+    assert (join.joined, join.ambiguous, join.without_face) == (4, 2, 0)
+
+
+def test_tracks_that_change_sides_are_neither_left_nor_right() -> None:
+    faces = seen(("a", 0, 0, 5), ("a", 0, 1, 50), ("a", 1, 0, 50), ("a", 1, 1, 5))
+    rows, join = join_labels(faces, named(("a", "left", 0), ("a", "right", 1)))
+    assert rows.tolist() == [-1] * 4
+    assert join.ambiguous == 2
+
+
+def test_two_videos_of_one_name_get_no_labels() -> None:
+    faces = seen(("a", 0, 0, 5), ("a", 1, 0, 5))
+    faces["video_id"] = ["x", "y"]
+    rows, join = join_labels(faces, named(("a", None, 0), ("a", None, 1)))
+    assert rows.tolist() == [-1, -1]
+    assert join.ambiguous == 2
+
+
+def test_two_annotations_that_end_at_one_face_are_both_dropped() -> None:
+    rows, join = join_labels(seen(("a", 0, 0, 5)), named(("a", None, 0), ("a", None, 0)))
+    assert rows.tolist() == [-1]
+    assert join.ambiguous == 2
+
+
+# --- reading a lake
+
+
+def test_a_lake_is_read_in_order_with_its_pictures_labels_and_splits(toy_lake: Path) -> None:
+    faces = faces_.read(Lake(str(toy_lake)), DataOptions(train="toy_[01]"), PLAIN, 32)
+    assert len(faces) == faces.join.joined == 420
+    assert faces.names == tuple(f"toy_{n}" for n in range(6))
+    assert faces.video.tolist() == np.repeat(np.arange(6), 70).tolist()
+    assert faces.frame_index.tolist() == list(range(70)) * 6
+    assert faces.images.shape == (420, 3, 32, 32)
+    for task in ("va", "expr", "au"):
+        assert np.unique(faces.video[faces.train[task]]).tolist() == [0, 1]
+        assert np.unique(faces.video[faces.validation[task]]).tolist() == [4, 5]
+        assert faces.annotated(task).all()
+    assert np.unique(faces.video[faces.pretraining()]).tolist() == [0, 1]
+    # the brightest column of the picture says which expression was drawn
+    y, x = np.divmod(faces.labels["expr"][:70], 4)
+    for image, row, column in zip(faces.images[:70], y, x, strict=True):
+        assert image[:, 4 + 14 * row, 1 + 8 * column].mean() > 150
+
+
+def test_frames_without_a_face_and_labels_without_a_frame_are_left_out(
+    tmp_path: Path, make_lake: Callable, make_faces: Callable, make_labels: Callable, crop_jpeg: Callable
+) -> None:
+    crop = crop_jpeg(np.full((32, 32, 3), 90, np.uint8))
+    rows: list[dict[str, Any]] = [{"frame_index": 0, "track_id": 0, "crop": crop}, {"frame_index": 1}]
+    rows += [{"frame_index": 2, "track_id": 0, "crop": crop, "face_status": "low_quality"}]
+    labels = make_labels("a", 4, "train", valence=[0.1, 0.2, None, 0.4], arousal=[0.0, 0.0, None, 0.0])
+    lake = make_lake(tmp_path, {"a": make_faces("a", rows)}, [labels])
+    faces = faces_.read(Lake(str(lake)), DataOptions(), PLAIN, 32)
+    assert faces.frame_index.tolist() == [0, 2]
+    np.testing.assert_allclose(faces.labels["va"], [[0.1, 0], [np.nan, np.nan]])
+    assert faces.annotated("va").tolist() == [True, False]
+    assert faces.labels["expr"].tolist() == [-1, -1]
+    assert not faces.annotated("au").any()
+    assert faces.join == Join(labels=4, joined=2, without_face=2, ambiguous=0)
+
+
+def test_a_lake_without_faces_labels_or_a_clear_choice_is_refused_with_what_to_do(
+    tmp_path: Path, toy_lake: Path
+) -> None:
+    with pytest.raises(UsageError, match="mien label"):
+        faces_.read(Lake(str(tmp_path)), DataOptions(), PLAIN, 32)
+    lake = Lake(str(toy_lake))
+    with pytest.raises(UsageError, match="it has toy"):
+        faces_.read(lake, DataOptions(dataset="other"), PLAIN, 32)
+    with pytest.raises(UsageError, match="archive=toy"):
+        faces_.read(lake, DataOptions(archive="other"), PLAIN, 32)
+    with pytest.raises(UsageError, match=r"crop\.size is 112"):
+        faces_.read(lake, DataOptions(), PLAIN, 112)
+
+
+# --- windows
+
+
+def face_set(times: list[float], tracks: list[int]) -> FaceSet:
+    n = len(times)
+    return FaceSet(
+        images=np.zeros((n, 1, 4, 4), np.uint8),
+        names=("a",),
+        video=np.zeros(n, np.int32),
+        track_id=np.array(tracks, np.int32),
+        frame_index=np.rint(np.array(times) * 30).astype(np.int32),
+        time_s=np.array(times),
+        labels={},
+        train={},
+        validation={},
+        join=Join(0, 0, 0, 0),
+        source=None,  # type: ignore[arg-type]
+    )
+
+
+def test_every_face_is_in_a_window_once_labelled_and_windows_do_not_mix_tracks() -> None:
+    faces = face_set([*(np.arange(47) / 30), *(np.arange(5) / 30)], [0] * 47 + [1] * 5)
+    data = DataOptions(window=20, stride=15)
+    found = training_windows(faces, np.ones(52, bool), data)
+    assert found.rows.shape == (4, 20)
+    assert (found.valid == found.labelled).all()
+    assert set(found.rows[found.valid].tolist()) == set(range(52))
+    for rows, valid in zip(found.rows, found.valid, strict=True):
+        assert len(set(faces.track_id[rows[valid]].tolist())) == 1
+
+
+@pytest.mark.parametrize("gaps", ["repeat", "mask"])
+def test_a_gap_repeats_the_last_face_unlabelled_or_is_masked(gaps: str) -> None:
+    faces = face_set([0, 1 / 30, 5 / 30, 6 / 30], [0] * 4)
+    data = DataOptions(window=9, stride=9, gaps=gaps)  # type: ignore[arg-type]
+    (sequence,) = sequences(faces, np.ones(4, bool), data)
+    found = cut(sequence, data)
+    assert found.rows[0, :7].tolist() == [0, 1, 1, 1, 1, 2, 3]
+    assert found.labelled[0].tolist() == [True, True, False, False, False, True, True, False, False]
+    assert found.valid[0].tolist() == (found.labelled[0].tolist() if gaps == "mask" else [True] * 7 + [False] * 2)
+
+
+def test_features_cut_by_these_rows_are_those_that_scoring_cuts() -> None:
+    rng = np.random.default_rng(0)
+    frames = np.flatnonzero(rng.random(130) < 0.7)
+    faces = face_set((frames / 25).tolist(), [0] * len(frames))
+    data = DataOptions(window=40, stride=30, gaps="mask", fps=30)
+    (sequence,) = sequences(faces, np.ones(len(frames), bool), data)
+    features = rng.normal(size=(len(frames), 3)).astype(np.float32)
+    mine = cut(sequence, data)
+    inputs = np.where(mine.valid[..., None], features[mine.rows], 0)
+    source, own = windows.hold(windows.points(windows.positions(faces.time_s, faces.time_s[0], 30)))
+    theirs, valid = windows.cut(features[source], own, 40, 30)
+    np.testing.assert_array_equal(inputs, theirs)
+    np.testing.assert_array_equal(mine.valid, valid)
+
+
+def test_a_jump_of_the_clock_ends_a_sequence() -> None:
+    faces = face_set([0, 1 / 30, 4000, 4000 + 1 / 30], [0] * 4)
+    found = list(sequences(faces, np.ones(4, bool), DataOptions(window=30, stride=30)))
+    assert [each.faces.tolist() for each in found] == [[0, 1], [2, 3]]
+
+
+# --- order, preprocessing and augmentation
+
+
+def test_an_epoch_shows_every_example_once_in_an_order_of_its_own() -> None:
+    steps = np.concatenate([batch_indices(50, 8, step, seed=3) for step in range(25)])
+    epochs = steps.reshape(4, 50)
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs.tolist())
+    assert not np.array_equal(epochs[0], epochs[1])
+    np.testing.assert_array_equal(batch_indices(50, 8, 17, seed=3), steps[17 * 8 : 18 * 8])
+    assert not np.array_equal(batch_indices(50, 8, 17, seed=4), steps[17 * 8 : 18 * 8])
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    assert np.bincount(batch_indices(3, 10, 0, seed=0), minlength=3).min() >= 3
+
+
+def test_a_crop_is_cut_made_grey_and_scaled() -> None:
+    crops = np.random.default_rng(0).integers(0, 255, (2, 40, 40, 3)).astype(np.uint8)
+    found = prepare(crops, Preprocess(crop=(3, 5, 32), size=16, grey=True))
+    assert found.shape == (2, 1, 16, 16)
+    square = crops[1, 5:37, 3:35].astype(np.float64) @ [0.299, 0.587, 0.114]
+    expected = square.reshape(16, 2, 16, 2).mean((1, 3))
+    assert np.abs(found[1, 0] - expected).max() <= 1
+    same = prepare(crops, Preprocess(crop=(0, 0, 40), size=40))
+    np.testing.assert_array_equal(same, crops.transpose(0, 3, 1, 2))
+
+
+def test_standardised_pictures_forget_gain_and_offset() -> None:
+    import torch
+
+    picture = torch.rand(3, 1, 8, 8) * 100
+    options = Preprocess(crop=(0, 0, 8), size=8, grey=True, standardise=True)
+    found = normalise(picture, options)
+    torch.testing.assert_close(found.mean((1, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.std((1, 2, 3)), torch.ones(3), atol=0.02, rtol=0)
+    torch.testing.assert_close(normalise(picture * 2 + 20, options), found, atol=0.02, rtol=0)
+    channels = Preprocess(crop=(0, 0, 8), size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
+    expected = (torch.full((1, 3, 8, 8), 0.6) - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor(
+        [0.2, 0.25, 0.5]
+    )[:, None, None]
+    torch.testing.assert_close(normalise(torch.full((1, 3, 8, 8), 153.0), channels), expected)
+
+
+def test_augmentation_moves_mirrors_and_lights_each_picture_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 255, (20, 20)).astype(np.uint8), (0, 0), 2)
+    images = np.broadcast_to(picture, (64, 1, 20, 20))
+    moved = augment(images, AugmentOptions(shift=2), np.random.default_rng(1))
+    padded = np.pad(picture, 2, mode="edge")
+    places = {
+        (y, x)
+        for each in moved
+        for y in range(5)
+        for x in range(5)
+        if np.array_equal(each[0], padded[y:, x:][:20, :20])
+    }
+    assert len(places) > 15
+    assert all(any(np.array_equal(m[0], padded[y:, x:][:20, :20]) for y, x in places) for m in moved)
+    mirrored = augment(images, AugmentOptions(flip=True), np.random.default_rng(1))
+    kinds = [np.array_equal(each[0], picture) for each in mirrored]
+    assert 10 < sum(kinds) < 54
+    assert all(
+        np.array_equal(each[0], picture[:, ::-1]) for each, same in zip(mirrored, kinds, strict=True) if not same
+    )
+    lit = augment(images, AugmentOptions(light=0.3), np.random.default_rng(1))
+    assert lit.dtype == np.uint8
+    assert lit.reshape(64, -1).mean(1).std() > 5
+    np.testing.assert_array_equal(augment(images, AugmentOptions(), rng), images)

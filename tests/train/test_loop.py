@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.errors import MienError
+from train import loop
+from train.recipe import StageOptions
+from train.tasks import Batch, Task
+
+STAGE = StageOptions(steps=12, batch=16, lr=0.02, warmup=3, weight_decay=0.1, clip=0.5)
+
+
+class Regression(Task):
+    """A task small enough to follow, with everything that a model here has: matrices, vectors, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.PReLU(), nn.Dropout(0.1), nn.Linear(16, 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        return ((self.model(batch["x"])[:, 0] - batch["y"]).float() ** 2).mean()
+
+
+def batch_at(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(16, 6, generator=generator)
+    return {"x": x, "y": x[:, 0] * 2 - x[:, 1]}
+
+
+def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
+    """The same training in plain PyTorch."""
+    task = Regression()
+    matrices = [p for p in task.parameters() if p.ndim > 1]
+    vectors = [p for p in task.parameters() if p.ndim == 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        betas=stage.betas,
+    )
+    for step in range(stage.steps):
+        torch.manual_seed(loop.step_seed(7, name, step))
+        for group in optimiser.param_groups:
+            group["lr"] = loop.learning_rate(step, stage)
+        loss = task(batch_at(step))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(task.parameters(), stage.clip)
+        optimiser.step()
+    return task.state_dict()
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    with loop.process_group():
+        yield
+
+
+def session(tmp_path: Path, zero: int = 1, precision: str = "float32") -> loop.Session:
+    return loop.Session(seed=7, zero=zero, precision=precision, device="cpu", log=tmp_path / "metrics.jsonl")
+
+
+def test_the_learning_rate_warms_up_and_then_follows_a_cosine() -> None:
+    stage = StageOptions(steps=110, batch=1, lr=2.0, warmup=10)
+    rates = [loop.learning_rate(step, stage) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.2 * n for n in range(1, 11)])
+    assert rates[10] == 2.0
+    assert rates[60] == pytest.approx(1.0)
+    assert rates[109] == pytest.approx(1 + math.cos(math.pi * 0.99))
+    assert loop.learning_rate(0, StageOptions(steps=1, batch=1, lr=3.0)) == 3.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_every_zero_stage_trains_as_plain_pytorch_does(zero: int, group: None, tmp_path: Path) -> None:
+    task = Regression()
+    loop.fit("toy", task, batch_at, STAGE, session(tmp_path, zero))
+    for name, expected in plain(STAGE, "toy").items():
+        torch.testing.assert_close(task.state_dict()[name], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_bfloat16_keeps_float32_weights_and_comes_close(group: None, tmp_path: Path) -> None:
+    task = Regression()
+    loop.fit("toy", task, batch_at, STAGE, session(tmp_path, precision="bfloat16"))
+    for name, expected in plain(STAGE, "toy").items():
+        found = task.state_dict()[name]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_stages_follow_one_another_and_the_log_tells_of_each(group: None, tmp_path: Path) -> None:
+    task = Regression()
+    for name in ("first", "second"):
+        loop.fit(name, task, batch_at, STAGE, session(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["first"] * 12 + ["second"] * 12
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {"step", "loss", "lr", "wall_s"} <= set(lines[0])
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(group: None, tmp_path: Path) -> None:
+    def broken(step: int) -> Batch:
+        batch = dict(batch_at(step))
+        return batch if step < 3 else batch | {"y": torch.full((16,), float("inf"))}
+
+    with pytest.raises(MienError, match=r"the loss of toy is inf at step 3: lower toy\.lr"):
+        loop.fit("toy", Regression(), broken, STAGE, session(tmp_path))
+
+
+def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loop.resolve_precision("float32", "cuda") == "float32"
+    assert loop.resolve_precision("auto", "cuda") == "bfloat16"
+    for capabilities, expected in (
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx2": True, "avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert loop.resolve_precision("auto", "cpu") == expected
+
+
+@pytest.mark.slow
+def test_a_process_trains_without_a_compiler_and_ends_cleanly(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from test_loop import STAGE, Regression, batch_at, session\n"
+        "from train import loop\n"
+        "with loop.process_group():\n"
+        "    for name in ('a', 'b', 'c'):\n"
+        "        loop.fit(name, Regression(), batch_at, STAGE, session(Path(sys.argv[1])))\n"
+        "print('end')\n"
+    )
+    extensions = tmp_path / "extensions"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env=os.environ | {"PATH": "", "TORCH_EXTENSIONS_DIR": str(extensions), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip().splitlines()[-1]) == (0, "end"), done.stderr
+    assert not extensions.exists()
