@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from common.config import Config
-from common.errors import UsageError
 from ingest.align import Aligner, AlignOptions, FaceBatch
 from ingest.cuts import CutFinder
 from ingest.decode import DecodeOptions, FrameBatch, VideoReader
@@ -33,8 +32,10 @@ class FacesOptions(Config):
     def identity(self) -> dict[str, Any]:
         """What decides which faces are found, without limits and sizes of batches; weights by their digest.
 
-        Raises `UsageError` if a file of weights cannot be read.
+        Raises `UsageError`, before any worker would, if the detector cannot be built.
         """
+        if self.detector.name != "mtcnn":
+            build(self.detector)
         found = self.model_dump(mode="json")
         found["decode"] = self.decode.model_dump(include={"decoder", "every"})
         found["detector"]["weights"] = None if self.detector.weights is None else _sha256(self.detector.weights)
@@ -42,11 +43,8 @@ class FacesOptions(Config):
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"the detector's weights cannot be read from {path}: {error.strerror}") from None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FaceFinder:
