@@ -37,8 +37,7 @@ def read(path: Path, sha256: str | None) -> Mapping[str, Tensor]:
     try:
         tensors = torch.load(io.BytesIO(_unzipped(data)), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler met: several types, none documented
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise UsageError(f"{path} holds no weights that can be loaded safely: {why}") from None
+        raise UsageError(f"{path} holds no weights that can be loaded safely ({type(error).__name__})") from None
     if not isinstance(tensors, Mapping) or not all(isinstance(each, Tensor) for each in tensors.values()):
         raise UsageError(f"{path} holds something else than a network's weights")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import mien
+from s3_server import free_port, make_bucket, s3_environment, start_s3_server
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +43,17 @@ def bundle(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = mien("train", "demo", *steps, "--lake", ingested, "--out", out)
     assert done.status == 0, done.stderr
     return out
+
+
+@pytest.fixture
+def lone_s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """An S3 server of the test's own with a bucket `archive`, to be killed; the environment points at it."""
+    port = free_port()
+    server = start_s3_server(port)
+    endpoint = f"http://127.0.0.1:{port}"
+    make_bucket(endpoint, "archive")
+    for key, value in s3_environment(endpoint).items():
+        monkeypatch.setenv(key, value)
+    yield server
+    server.kill()
+    server.wait()
