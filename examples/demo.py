@@ -23,6 +23,7 @@ from train import metrics
 
 MIEN = Path(sys.executable).parent / "mien"
 STRIP = 16  # faces in the picture's strip
+FEWER_STEPS = ("finetune.steps=400", "finetune.warmup=20", "temporal.steps=80")
 
 QUERIES = {
     "Which videos are the most pleasant?": """
@@ -90,6 +91,20 @@ def compare(table: pd.DataFrame) -> dict[str, Any]:
         },
         "frames": len(table),
     }
+
+
+def cross_portrait(lake: Path, bundle: Path, out: Path) -> dict[str, float]:
+    """The same metrics where fine-tuning saw only the astronaut and the held-out clips are all of Hopper.
+
+    Starts from the pretrained encoder, which saw both without labels; fewer steps, as there is half the data.
+    """
+    encoder = bundle.with_name(f"{bundle.name}.train") / "mae-encoder.safetensors"
+    found = mien(
+        *("train", "demo", "--lake", lake, "--out", out, "--json", f"init={encoder}"),
+        *("data.train=astronaut_*", "data.validation=hopper_*", *FEWER_STEPS),
+    )
+    measured = json.loads(found.splitlines()[-1])
+    return {name: measured[name] for name in ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")}
 
 
 def draw(table: pd.DataFrame, lake: Path, out: Path) -> None:
