@@ -32,8 +32,8 @@ lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## the side-by-side measurements, one table each
-	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+bench: $(READY) ## the side-by-side measurements, one table each; needs the clips of `make demo`
+	@for name in decode detect memory; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: $(READY) ## write docs/tables.md from common/schema.py
 	$(BIN)/python -m common.schema > docs/tables.md

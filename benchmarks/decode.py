@@ -1,6 +1,6 @@
 """Decoding side by side: PyAV and decord, bare in this process and through the sandbox; and memory over a long video.
 
-    python benchmarks/decode.py VIDEO [--minutes 30]
+    python -m benchmarks.decode [VIDEO] [--minutes 30]
 
 Bare PyAV converts each frame to RGB on one thread, as the sandbox does; bare decord gets batches of 16. Best of three.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import threading
 import time
@@ -22,6 +20,7 @@ import av
 import decord
 import psutil
 
+from benchmarks.machine import DEMO_CLIP, machine
 from ingest.decode import DecodeOptions, open_video
 
 MB = 1 << 20
@@ -101,7 +100,7 @@ def peaks(path: Path, decoder: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("video", type=Path)
+    parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
     parser.add_argument("--minutes", type=float, default=30, help="length of the video that memory is measured on")
     arguments = parser.parse_args()
     path: Path = arguments.video
@@ -137,8 +136,7 @@ def main() -> None:
         "memory_long_to_minute": (figures["pyav_long_parent_mb"] + figures["pyav_long_child_mb"])
         / (figures["pyav_minute_parent_mb"] + figures["pyav_minute_child_mb"]),
     }
-    machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    print(json.dumps({"benchmark": "decode", "ratios": ratios, "figures": figures, "machine": machine}))
+    print(json.dumps({"benchmark": "decode", "ratios": ratios, "figures": figures, "machine": machine()}))
 
 
 if __name__ == "__main__":

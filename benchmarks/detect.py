@@ -24,7 +24,7 @@ from facenet_pytorch import MTCNN
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.machine import machine
+from benchmarks.machine import DEMO_CLIP, machine
 from ingest.decode import DecodeOptions, open_video
 from ingest.detect import DetectorOptions
 from ingest.mtcnn import Mtcnn
@@ -101,7 +101,7 @@ def retinaface_rows(name: str, frames: Pictures) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("video", type=Path)
+    parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
     parser.add_argument("--frames", type=int, default=16)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -7,13 +7,17 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+DEMO_CLIP = Path("demo/clips/videos/astronaut_000.mp4")
+"""What is measured on unless a video is named: `make demo` makes it."""
 PACKAGES = ("torch", "ray", "deepspeed", "av", "decord", "pyarrow")
 
 
 def machine() -> dict[str, object]:
     """Processor, cores, memory and versions, for a benchmark's last line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": model,

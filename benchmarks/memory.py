@@ -1,7 +1,7 @@
 """Peak memory of decoding, detecting and scoring one video in one worker, beside its length.
 
 A clip is repeated to 3 and to 30 minutes; each is scored in a process of its own, without Ray, and the resident memory
-of the worker and of its decoder is sampled. `python benchmarks/memory.py BUNDLE CLIP [--fps 10]`
+of the worker and of its decoder is sampled. `python -m benchmarks.memory [--bundle B] [--clip C] [--fps 10]`; `make demo` makes what it takes by default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import psutil
-from machine import machine
+
+from benchmarks.machine import DEMO_CLIP, machine
 
 MINUTES = (3, 30)
 
@@ -63,7 +64,9 @@ def score(bundle: str, path: str) -> None:
 def measure(bundle: Path, video: Path) -> dict[str, float]:
     """MB resident at the peak: of the worker, of its decoder, of both at once; and how long it took."""
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, __file__, "--score", str(bundle), str(video)], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.memory", "--score", str(bundle), str(video)], stdout=subprocess.PIPE
+    )
     peaks = {"worker": 0, "decoder": 0, "both": 0}
 
     def sample() -> None:
@@ -93,8 +96,8 @@ def main() -> None:
         score(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("clip", type=Path)
+    parser.add_argument("--bundle", type=Path, default=Path("demo/bundle"))
+    parser.add_argument("--clip", type=Path, default=DEMO_CLIP)
     parser.add_argument("--fps", type=int, default=10)
     arguments = parser.parse_args()
     found = {}

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingest.faces import FaceBatch
 
 from common import schema
 from common.lake import Lake, Partition
+from ingest.faces import FaceBatch
 
 SIZE = 8
 
