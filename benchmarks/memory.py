@@ -1,7 +1,9 @@
 """Peak memory of decoding, detecting and scoring one video in one worker, beside its length.
 
 A clip is repeated to 3 and to 30 minutes; each is scored in a process of its own, without Ray, and the resident memory
-of the worker and of its decoder is sampled. `python -m benchmarks.memory [--bundle B] [--clip C] [--fps 10]`; `make demo` makes what it takes by default.
+of the worker and of its decoder is sampled. `make demo` makes what is taken by default.
+
+    python -m benchmarks.memory [--bundle B] [--clip C] [--fps 10]
 """
 
 from __future__ import annotations
