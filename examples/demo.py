@@ -116,7 +116,7 @@ def draw(table: pd.DataFrame, lake: Path, out: Path) -> None:
 
     video = table["video"].iloc[0]
     clip = table[table["video"] == video]
-    figure, axes = plt.subplots(3, 1, figsize=(12, 7), height_ratios=(3, 3, 1.3), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(3, 1, figsize=(12, 7), height_ratios=(3, 3, 1.05), layout="constrained", sharex=True)
     for axis, name in zip(axes, ("valence", "arousal"), strict=False):
         axis.plot(clip["time_s"], clip[f"true_{name}"], color="0.55", linewidth=2, label="true")
         axis.plot(clip["time_s"], clip[name], color="C0", linewidth=1.5, label="predicted")
@@ -129,12 +129,12 @@ def draw(table: pd.DataFrame, lake: Path, out: Path) -> None:
     for number in range(STRIP):
         middle = start + (number + 0.5) * width
         frame = clip.iloc[(clip["time_s"] - middle).abs().argmin()]
-        crop = duckdb.sql(
+        crops = duckdb.sql(
             f"select crop from read_parquet('{lake}/faces/**/*.parquet') where video_id = '{frame['video_id']}' "
             f"and frame_index = {frame['frame_index']} and track_id = {frame['track_id']}"
-        ).fetchone()
-        if crop is not None:
-            picture = simplejpeg.decode_jpeg(crop[0], "RGB")
+        ).fetchall()
+        for (crop,) in crops:
+            picture = simplejpeg.decode_jpeg(crop, "RGB")
             axes[2].imshow(picture, extent=(middle - width / 2, middle + width / 2, 0, 1), aspect="auto")
         axes[2].text(middle, -0.04, frame["expression"], ha="center", va="top", fontsize=7)
     axes[2].set(xlim=(start, end), ylim=(0, 1), yticks=[], title="faces, with the most probable expression")

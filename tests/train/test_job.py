@@ -182,6 +182,15 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_work_folder_that_cannot_be_made_is_told_of_before_anything_is_trained(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out, work = str(tmp_path / "bundle"), str(tmp_path / "file" / "work")
+    assert main(["train", toy_recipe, "--lake", str(toy_lake), "--out", out, "--work", work]) == 2
+    assert "name another with --work" in capsys.readouterr().err
+
+
 def test_labels_that_no_face_joins_are_told_of_before_anything_is_trained(
     toy_lake: Path, toy_recipe: str, tmp_path: Path
 ) -> None:

@@ -102,7 +102,7 @@ def test_bfloat16_stays_within_the_stated_bound(random_bundle: Bundle) -> None:
     assert np.abs(features - alone).max() < 0.1
     valid = np.ones((1, 300), bool)
     for task, values in coarse.heads(features[None], valid).items():
-        assert np.abs(values - exact.heads(precise[None], valid)[task]).max() < 0.05
+        assert np.abs(values - exact.heads(precise[None], valid)[task]).max() < 0.1
 
 
 def test_weights_that_do_not_fit_and_encoders_of_another_kind_are_refused(
