@@ -61,6 +61,8 @@ def session() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for who works on Ray
+    # Ray Data's threads outlive an ended job for a moment; their calls would start another Ray in this process.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     remote = os.environ.get("RAY_ADDRESS")
     # Never left to a default that changes between Ray's releases: a cluster of our own has a token of its own.
     # Ray reads both when it is imported, so that must not happen before.

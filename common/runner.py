@@ -219,7 +219,7 @@ def run(
         if summary.planned != summary.ok + summary.partial + summary.failed:
             raise MienError(
                 f"{summary.planned} videos were planned, but {summary.ok} ok, {summary.partial} partial and "
-                f"{summary.failed} failed do not add up to them: run `mien reconcile`"
+                f"{summary.failed} failed do not add up to them: run the job again"
             )
         committer.record_run(run_id, summary.as_json())
     return summary

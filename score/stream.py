@@ -50,7 +50,7 @@ class ScoreOptions:
     classes: Mapping[str, Names[str]] = field(default_factory=lambda: {"expr": EXPRESSIONS, "au": ACTION_UNITS})
     batch_size: int = 64  # crops a call of the encoder
     window_batch: int = 8  # windows a call of the heads
-    table_rows: int = 16_384  # rows gathered before a table leaves; a Parquet row group of a few frames serves nobody
+    table_rows: int = 2_048  # rows gathered before a table leaves; small tables cost more memory than their rows
 
     @classmethod
     def of(cls, bundle: BundleManifest, *, batch_size: int = 64, window_batch: int = 8) -> ScoreOptions:

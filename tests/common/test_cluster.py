@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -23,11 +24,15 @@ Beat = Callable[[str, int], None]
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_session() -> Iterator[None]:
+    logger = logging.getLogger("ray")
     with cluster.session():
         from ray import cloudpickle
 
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
         yield
+    logger.setLevel(logging.NOTSET)  # for the tests of logging in this process
+    logger.propagate = True
+    logger.handlers.clear()
 
 
 def squares() -> Callable[[int, Beat], int]:
