@@ -23,7 +23,7 @@ from train import metrics
 
 MIEN = Path(sys.executable).parent / "mien"
 STRIP = 16  # faces in the picture's strip
-FEWER_STEPS = ("finetune.steps=400", "finetune.warmup=20", "temporal.steps=80")
+FEWER_STEPS = ("finetune.steps=300", "finetune.warmup=15", "temporal.steps=60")
 
 QUERIES = {
     "Which videos are the most pleasant?": """
