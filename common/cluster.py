@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from common.errors import JobStalled, MienError
 PACKAGES = ("common", "ingest", "train", "score")
 OBJECT_STORE_BYTES = 200 * 2**20  # only bundles and outcomes cross it, never frames
 POLL_S = 0.5
+END_S = 5.0
 
 
 class BundleWorker(Protocol):
@@ -184,11 +185,12 @@ def map_bundles(
     factory: Callable[[], BundleWorker],
     pool: Pool,
     on_frames: Callable[[int], None] = lambda frames: None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yields what `factory()` makes of each bundle, as they finish; call it inside a `session`.
 
     A worker that dies is started again and its bundle given to it once more, without end: whoever writes the worker
-    counts attempts. Raises `JobStalled` when no heartbeat changes for `pool.stall_s`, and the worker's own `MienError`.
+    counts attempts. Closing the generator stops the workers. Raises `JobStalled` when no heartbeat changes for
+    `pool.stall_s`, and the worker's own `MienError`.
     """
     import ray
 
@@ -213,8 +215,16 @@ def map_bundles(
         except BaseException as error:
             results.put(error)
 
-    threading.Thread(target=pump, daemon=True, name="ray-data").start()
-    watchdog = _Watchdog(monitor, pool.stall_s, on_frames)
+    pumping = threading.Thread(target=pump, daemon=True, name="ray-data")
+    pumping.start()
+    try:
+        yield from _taken(results, done, _Watchdog(monitor, pool.stall_s, on_frames))
+    finally:
+        _end(pumping)
+
+
+def _taken(results: queue.Queue[Any], done: object, watchdog: _Watchdog) -> Iterator[Any]:
+    """What workers made, off the queue that Ray Data's results, its error or `done` are put on."""
     while True:
         try:
             result = results.get(timeout=POLL_S)
@@ -233,6 +243,19 @@ def map_bundles(
         yield result["result"]
 
 
+def _end(pumping: threading.Thread) -> None:
+    """Stops an execution whose results nobody takes any more, while there is still a Ray to be asked to.
+
+    Ray Data has no call for it: left alone, its threads outlive `ray.shutdown` and print tracebacks of their own.
+    """
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor):
+            thread.shutdown(force=True)
+    pumping.join(timeout=END_S)
+
+
 def _dataset(
     bundles: Sequence[Any], factory: Callable[[], BundleWorker], pool: Pool, workers: int, monitor: Any
 ) -> Any:
@@ -241,7 +264,7 @@ def _dataset(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs, with a traceback, what it also raises
     # One bundle a block and one block in flight an actor: otherwise two long bundles queue behind one another.
     return ray.data.from_items(list(bundles), override_num_blocks=len(bundles)).map_batches(
         _Actor,

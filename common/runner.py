@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -297,18 +298,22 @@ def _do(committer: Committer, units: Units, factory: _WorkerFactory, pool: clust
         scratch.claim()  # after Ray has made its own place, whose sockets' paths must stay short
         try:
             for some in _rounds(units):
-                round_ = _Round(committer, some, committers)
-                bar.update(videos=sum(len(unit.videos) for unit in some) - len(round_.todo))
-                work = bundles(round_.todo)
-                for finished in cluster.map_bundles(work, factory, pool, lambda frames: bar.update(frames=frames)):
-                    for unit_id, video_id in finished:
-                        round_.finished(unit_id, video_id)
-                    bar.update(videos=len(finished))
-                    round_.account(summary, wait=False)
-                round_.account(summary, wait=True)
+                _do_round(_Round(committer, some, committers), factory, pool, bar, summary)
         except BaseException:
             committers.shutdown(cancel_futures=True)
             raise
+
+
+def _do_round(round_: _Round, factory: _WorkerFactory, pool: cluster.Pool, bar: Progress, summary: Summary) -> None:
+    bar.update(videos=sum(len(unit.videos) for unit in round_.units.values()) - len(round_.todo))
+    work = bundles(round_.todo)
+    with closing(cluster.map_bundles(work, factory, pool, lambda frames: bar.update(frames=frames))) as results:
+        for finished in results:
+            for unit_id, video_id in finished:
+                round_.finished(unit_id, video_id)
+            bar.update(videos=len(finished))
+            round_.account(summary, wait=False)
+    round_.account(summary, wait=True)
 
 
 def tell(summary: Summary, options: JobOptions) -> int:
