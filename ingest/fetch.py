@@ -6,15 +6,16 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import AccessDenied, NotFound, PreconditionFailed, StoreError, VideoError
+from common.errors import AccessDenied, NotFound, PreconditionFailed, VideoError
 from common.store import Store, StoreSettings, split_uri
 from common.units import DENIED, MISSING, NOT_A_FILE, NOT_UTF8, Video
 
 RESERVE_BYTES = 256 << 20  # left free on the scratch disk for what else is written there
+BEAT_S = 5.0
 _REFUSED = {
     MISSING: ("missing", "it was listed, but there was no such file"),
     DENIED: ("access_denied", "it was listed, but its storage does not let it be read"),
@@ -22,95 +23,129 @@ _REFUSED = {
     NOT_UTF8: ("unreadable", "its name is not valid UTF-8: rename the file"),
 }
 
+Beat = Callable[[int], None]
 
-@contextmanager
-def fetch(video: Video, scratch: Path, settings: StoreSettings | None = None) -> Iterator[Path]:
-    """The local path of `video` while the block lasts; a scratch copy is removed with it, whatever happens.
 
-    VideoError: `missing`; `access_denied`; `changed` (it is not the planned version, or a local file was written to
-    while in use: raised at the end of the block); `too_large` for the scratch disk. Storage that cannot be reached is
-    a `StoreError`: not the video's fault.
+class Fetcher:
+    """Videos as local files, one in use at a time; the next one's download runs while the present one is in use.
+
+    A local file is opened in place. No more than two scratch copies are on the disk, and never two on their way to it.
     """
-    if video.version in _REFUSED:
-        raise VideoError(*_REFUSED[video.version])
-    if not video.uri.startswith("s3://"):
-        _check_unchanged(video)
-        yield Path(video.uri)
-        _check_unchanged(video)
-        return
-    path = _scratch_name(scratch)
-    try:
-        _download(video, path, settings)
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-class Prefetcher:
-    """`fetch`, with the next video's download begun while the present one is decoded. At most one ahead."""
 
     def __init__(self, scratch: Path, settings: StoreSettings | None = None) -> None:
         self._scratch = scratch
         self._settings = settings
+        self._in_use = False
+        self._next: Video | None = None
         self._ahead: _Download | None = None
 
     def begin(self, video: Video) -> None:
-        """Begins to fetch `video`, in place of any other that was begun and not asked for."""
-        if self._ahead is not None and self._ahead.video == video:
-            return
-        self.close()
-        if video.uri.startswith("s3://") and video.version not in _REFUSED:
-            self._ahead = _Download(video, _scratch_name(self._scratch), self._settings)
+        """Names the video that comes after the present one: its download begins once the present one is there. May be
+        called before the present one is asked for, or while it is in use; the last call counts."""
+        self._next = video
+        if self._in_use:
+            self._begin_next()
 
     @contextmanager
-    def fetch(self, video: Video) -> Iterator[Path]:
-        """As `fetch` above."""
-        if self._ahead is None or self._ahead.video != video:
-            with fetch(video, self._scratch, self._settings) as path:
+    def fetch(self, video: Video, beat: Beat = lambda frames: None) -> Iterator[Path]:
+        """The local path of `video` while the block lasts; a scratch copy is removed with it, whatever happens.
+
+        `beat(0)` is called now and then while a download goes on. VideoError: `missing`; `access_denied`; `changed` (it
+        is not the planned version, or a local file was written to while in use: raised at the end of the block);
+        `too_large` for the scratch disk. Storage that cannot be reached is a `StoreError`: not the video's fault.
+        """
+        if video.version in _REFUSED:
+            raise VideoError(*_REFUSED[video.version])
+        with self._remote(video, beat) if _is_remote(video) else _in_place(video) as path:
+            self._in_use = True
+            try:
+                self._begin_next()
                 yield path
-            return
-        download, self._ahead = self._ahead, None
-        with download as path:
-            yield path
+            finally:
+                self._in_use = False
 
     def close(self) -> None:
         """Waits for a download that nobody asked for, and removes it."""
         if self._ahead is not None:
-            with suppress(VideoError, StoreError), self._ahead:
-                pass
+            self._ahead.remove()
             self._ahead = None
+
+    @contextmanager
+    def _remote(self, video: Video, beat: Beat) -> Iterator[Path]:
+        if self._next == video:
+            self._next = None
+        download = self._taken(video) or _Download(video, self._scratch, self._settings)
+        if download.wait(beat) is not None:
+            self.close()  # for want of room, perhaps, which the copy in use or the one ahead took
+            download = _Download(video, self._scratch, self._settings)
+            if error := download.wait(beat):
+                raise error
+        try:
+            yield download.path
+        finally:
+            download.remove()
+
+    def _taken(self, video: Video) -> _Download | None:
+        """The download ahead, if it is of `video`; one of a video that is passed over is removed."""
+        ahead = self._ahead
+        if ahead is not None and ahead.video == video:
+            self._ahead = None
+            return ahead
+        if ahead is not None and ahead.video != self._next:
+            self.close()
+        return None
+
+    def _begin_next(self) -> None:
+        if self._next is None or (self._ahead is not None and self._ahead.video == self._next):
+            return
+        self.close()
+        if _is_remote(self._next) and self._next.version not in _REFUSED:
+            self._ahead = _Download(self._next, self._scratch, self._settings)
 
 
 class _Download:
-    """A download in a thread; the block has its path, and removes it."""
+    """An object on its way to a scratch file, in a thread."""
 
-    def __init__(self, video: Video, path: Path, settings: StoreSettings | None) -> None:
+    def __init__(self, video: Video, scratch: Path, settings: StoreSettings | None) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
         self.video = video
-        self._path = path
+        self.path = scratch / f"video-{uuid.uuid4().hex}"  # never made from a key, which may hold anything
         self._settings = settings
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="download", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            _download(self.video, self._path, self._settings)
+            _download(self.video, self.path, self._settings)
         except Exception as error:  # raised where the video is asked for
             self._error = error
 
-    def __enter__(self) -> Path:
+    def wait(self, beat: Beat) -> Exception | None:
+        """Waits for its end, with a `beat(0)` whenever more of it has come; returns what went wrong."""
+        before = 0
+        while self._thread.is_alive():
+            self._thread.join(BEAT_S)
+            with suppress(FileNotFoundError):
+                if (size := self.path.stat().st_size) != before:
+                    beat(0)
+                before = size
+        return self._error
+
+    def remove(self) -> None:
         self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
-def _scratch_name(scratch: Path) -> Path:
-    scratch.mkdir(parents=True, exist_ok=True)
-    return scratch / f"video-{uuid.uuid4().hex}"  # never made from a key, which may hold anything
+def _is_remote(video: Video) -> bool:
+    return video.uri.startswith("s3://")
+
+
+@contextmanager
+def _in_place(video: Video) -> Iterator[Path]:
+    _check_unchanged(video)
+    yield Path(video.uri)
+    _check_unchanged(video)
 
 
 def _download(video: Video, path: Path, settings: StoreSettings | None) -> None:

@@ -47,7 +47,7 @@ class _Processor:
         self.source.prefetch(video)
 
     def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
-        with self.source.open(video) as stream:
+        with self.source.open(video, beat) as stream:
             for batch in stream:
                 write(to_table(batch, video, quality=self.config.jpeg_quality))
                 beat(len(batch.frame_index))

@@ -15,7 +15,7 @@ from common.units import Video
 from ingest.align import FaceBatch
 from ingest.decode import VideoReader, open_video
 from ingest.faces import FaceFinder, FacesOptions
-from ingest.fetch import Prefetcher
+from ingest.fetch import Beat, Fetcher
 
 
 class FaceStream:
@@ -61,16 +61,17 @@ class FaceSource:
     def __init__(self, options: FacesOptions, settings: StoreSettings | None = None) -> None:
         cv2.setNumThreads(1)  # a worker has one CPU; torch is told so by Ray
         self._finder = FaceFinder(options)
-        self._fetcher = Prefetcher(Path(tempfile.gettempdir()), settings)
+        self._fetcher = Fetcher(Path(tempfile.gettempdir()), settings)
 
     def prefetch(self, video: Video) -> None:
         """Begins to fetch the video that comes next."""
         self._fetcher.begin(video)
 
     @contextmanager
-    def open(self, video: Video) -> Iterator[FaceStream]:
+    def open(self, video: Video, beat: Beat = lambda frames: None) -> Iterator[FaceStream]:
+        """The video's faces; `beat(0)` is called now and then while its download is waited for."""
         with (
-            self._fetcher.fetch(video) as path,
+            self._fetcher.fetch(video, beat) as path,
             open_video(path, self._finder.options.decode) as reader,
         ):
             yield FaceStream(self._finder.find(reader), reader)
