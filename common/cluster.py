@@ -23,11 +23,13 @@ from typing import Any, Protocol
 
 import common
 from common import errors, log
-from common.errors import JobStalled, MienError
+from common.errors import MienError
+from common.watchdog import BUILDING, IDLE, Beats, Monitor, Watchdog
 
 PACKAGES = ("common", "ingest", "train", "score")
 OBJECT_STORE_BYTES = 200 * 2**20  # only bundles and outcomes cross it, never frames
 POLL_S = 0.5
+HEAR_S = 10.0
 END_S = 5.0
 
 
@@ -89,10 +91,15 @@ def _init(address: str | None) -> None:
     import ray
 
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}  # stdout is the command's own
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
+    except Exception as error:
+        where = f"at {address} cannot be reached" if address else "does not start on this machine"
+        remedy = "check RAY_ADDRESS and its token" if address else "run `mien doctor`"
+        raise MienError(f"Ray {where} ({_first_line(error)}): {remedy}") from error
 
 
 @contextmanager
@@ -110,19 +117,8 @@ def _silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-class _Monitor:
-    """Hears the workers' heartbeats; the driver asks it where everybody is."""
-
-    def __init__(self) -> None:
-        self.frames: dict[str, int] = {}
-        self.where: dict[str, str] = {}
-
-    def beat(self, worker: str, where: str, frames: int) -> None:
-        self.frames[worker] = frames
-        self.where[worker] = where
-
-    def snapshot(self) -> tuple[int, dict[str, str]]:
-        return sum(self.frames.values()), dict(self.where)
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 class _Actor:
@@ -136,7 +132,7 @@ class _Actor:
         self.frames = 0
         self.where, self.last = "", 0.0
         self.worker: BundleWorker | None = None
-        self.beat("building its models", 0)
+        self.beat(BUILDING, 0)
 
     def _build(self) -> BundleWorker:
         found = installation()
@@ -160,11 +156,17 @@ class _Actor:
             if self.worker is None:
                 self.worker = self._build()
             result, error = self.worker(bundle, self.beat), None
-        except MienError as raised:
+        except Exception as raised:
             # Ray would hand the driver a text with tracebacks in it; the sentence travels as data.
-            result, error = None, (type(raised).__name__, str(raised))
-        self.beat("idle", 0)
+            result, error = None, self._told(raised)
+        self.beat(IDLE, 0)
         return {"result": [result], "error": [error]}
+
+    def _told(self, error: Exception) -> tuple[str, str]:
+        if isinstance(error, MienError):
+            return type(error).__name__, str(error)
+        log.get("worker").exception("worker failed", where=self.where)
+        return MienError.__name__, f"a worker failed at {self.where} ({_first_line(error)}): its log has the traceback"
 
 
 def node_id() -> str:
@@ -189,8 +191,8 @@ def map_bundles(
     """Yields what `factory()` makes of each bundle, as they finish; call it inside a `session`.
 
     A worker that dies is started again and its bundle given to it once more, without end: whoever writes the worker
-    counts attempts. Closing the generator stops the workers. Raises `JobStalled` when no heartbeat changes for
-    `pool.stall_s`, and the worker's own `MienError`.
+    counts attempts. Closing the generator stops the workers. Raises what `Watchdog.look` does, and the worker's own
+    `MienError`.
     """
     import ray
 
@@ -203,44 +205,55 @@ def map_bundles(
             f"{workers} workers need {workers * pool.cpus:g} CPUs and this machine has {cpus}: "
             "ask for fewer with --workers"
         )
-    monitor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Monitor).remote()
+    monitor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Monitor).remote()
     results: queue.Queue[Any] = queue.Queue()
-    done = object()
 
     def pump() -> None:
         try:
             for row in _dataset(bundles, factory, pool, workers, monitor).iter_rows():
                 results.put(row)
-            results.put(done)
+            results.put(None)
         except BaseException as error:
             results.put(error)
 
     pumping = threading.Thread(target=pump, daemon=True, name="ray-data")
     pumping.start()
+    watchdog = Watchdog(workers, pool.stall_s, on_frames)
     try:
-        yield from _taken(results, done, _Watchdog(monitor, pool.stall_s, on_frames))
+        for row in _taken(results, lambda: watchdog.look(_heard(monitor))):
+            watchdog.finished()
+            yield row
     finally:
         _end(pumping)
 
 
-def _taken(results: queue.Queue[Any], done: object, watchdog: _Watchdog) -> Iterator[Any]:
-    """What workers made, off the queue that Ray Data's results, its error or `done` are put on."""
+def _taken(results: queue.Queue[Any], look: Callable[[], None]) -> Iterator[Any]:
+    """What workers made, off the queue that Ray Data's rows, its error or at the end `None` are put on."""
     while True:
         try:
             result = results.get(timeout=POLL_S)
         except queue.Empty:
-            watchdog.look()
+            look()
             continue
-        if result is done:
-            watchdog.look()
+        if result is None:
+            look()
             return
         if isinstance(result, BaseException):
             raise result
         if result["error"] is not None:
             kind, sentence = result["error"]
             raise getattr(errors, kind)(sentence)
-        watchdog.progressed()
         yield result["result"]
+
+
+def _heard(monitor: Any) -> Beats | None:
+    import ray
+
+    try:
+        beats: Beats = ray.get(monitor.heard.remote(), timeout=HEAR_S)
+    except ray.exceptions.GetTimeoutError:
+        return None
+    return beats
 
 
 def _end(pumping: threading.Thread) -> None:
@@ -274,33 +287,6 @@ def _dataset(
         num_cpus=pool.cpus,
         memory=pool.memory_bytes,
     )
-
-
-class _Watchdog:
-    def __init__(self, monitor: Any, stall_s: float, on_frames: Callable[[int], None]) -> None:
-        self.monitor, self.stall_s, self.on_frames = monitor, stall_s, on_frames
-        self.seen: tuple[int, dict[str, str]] = (0, {})
-        self.since = time.monotonic()
-
-    def progressed(self) -> None:
-        self.since = time.monotonic()
-
-    def look(self) -> None:
-        import ray
-
-        try:
-            now = ray.get(self.monitor.snapshot.remote(), timeout=10)
-        except ray.exceptions.GetTimeoutError:
-            now = self.seen
-        if now != self.seen:
-            self.on_frames(max(0, now[0] - self.seen[0]))
-            self.seen = now
-            self.progressed()
-        elif time.monotonic() - self.since > self.stall_s:
-            places = (
-                "; ".join(f"{worker} at {where}" for worker, where in sorted(now[1].items())) or "no worker started"
-            )
-            raise JobStalled(f"no progress for {self.stall_s:g} s, the job was ended: {places}; run it again to go on")
 
 
 def stop_on_sigterm() -> None:
