@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import update_wrapper
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -20,6 +21,7 @@ import common
 from common.errors import MienError
 
 COMMANDS = "mien.commands"
+INTERRUPTED = 130
 # The way of the data, then looking after a lake.
 ORDER = (
     *("synth", "ingest", "label", "train", "evaluate", "score"),
@@ -52,6 +54,14 @@ def job_options(function: F) -> F:
 
     names = {field.name for field in fields(JobOptions)}
 
+    def known_reason(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+        if value:
+            from common.schema import REASONS
+
+            if value not in REASONS:
+                raise click.BadParameter(f"{value!r} is no reason, name none or one of {', '.join(REASONS)}")
+        return value
+
     def command(*args: Any, **given: Any) -> Any:
         options = JobOptions(**{name: given.pop(name) for name in names})
         return function(*args, options=options, **given)
@@ -64,7 +74,12 @@ def job_options(function: F) -> F:
             click.option("--lake", required=True, metavar="LAKE", help="Folder or s3://bucket/prefix of the lake."),
             click.option("--archive", metavar="NAME", help="The archive's name in the lake. [default: made from SRC]"),
             click.option(
-                "--retry-failed", is_flag=False, flag_value="", metavar="[REASON]", help="Try failed videos again."
+                "--retry-failed",
+                is_flag=False,
+                flag_value="",
+                metavar="[REASON]",
+                callback=known_reason,
+                help="Try failed videos again.",
             ),
             click.option("--limit", type=at_least_one, metavar="N", help="Take no more than N new videos."),
             click.option("--workers", type=at_least_one, metavar="N", help="Work with N workers. [default: one a CPU]"),
@@ -153,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.exit_code
     except KeyboardInterrupt:
         _say("interrupted: what was committed stays, run the command again to go on")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has left (`mien sql ... | head`); nothing may be flushed to it on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -195,5 +210,15 @@ def _show_traceback(error: Exception) -> None:
     click.echo(log.redact("".join(traceback.format_exception(error)).rstrip()), err=True)
 
 
+def run() -> NoReturn:
+    """The program: ends the process with `main`'s status, when interrupted without waiting for threads at work."""
+    status = main()
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if status == INTERRUPTED and not all(thread.daemon for thread in others):
+        sys.stderr.flush()
+        os._exit(status)  # a commit can be cut off anywhere
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

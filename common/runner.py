@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -52,7 +52,10 @@ class Processor(Protocol):
 
 @dataclass
 class Summary:
-    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before."""
+    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before.
+
+    `failures`: the first of the videos that are not ok, as many as are shown.
+    """
 
     planned: int = 0
     ok: int = 0
@@ -72,7 +75,7 @@ class Summary:
             setattr(self, row["status"], getattr(self, row["status"]) + 1)
             self.rows += outcome.rows
             self.frames += row["frames"]
-            if row["status"] != "ok":
+            if row["status"] != "ok" and len(self.failures) < MAX_FAILURES_SHOWN:
                 self.failures.append({key: row[key] or "" for key in ("uri", "status", "reason", "message")})
 
     def as_json(self) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def bundles(videos: Sequence[Video]) -> list[list[dict[str, Any]]]:
     made: list[list[dict[str, Any]]] = []
     room = 0
     for video in sorted(videos, key=lambda video: (-video.size, video.video_id)):
-        if video.size > room or len(made[-1]) >= BUNDLE_VIDEOS:
+        if not made or video.size > room or len(made[-1]) >= BUNDLE_VIDEOS:
             made.append([])
             room = max(BUNDLE_BYTES, video.size)
         made[-1].append({field.name: getattr(video, field.name) for field in fields(video)})
@@ -244,11 +247,13 @@ def _others(listed: list[pa.Array], units: Units) -> int:
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
     """Units in the order of the plan, some thousands of videos at a time: a million need not be in memory at once."""
     some: list[Unit] = []
+    videos = 0
     for unit in units:
         some.append(unit)
-        if sum(len(each.videos) for each in some) >= ROUND_VIDEOS:
+        videos += len(unit.videos)
+        if videos >= ROUND_VIDEOS:
             yield some
-            some = []
+            some, videos = [], 0
     if some:
         yield some
 
@@ -291,17 +296,25 @@ class _Round:
 
 def _do(committer: Committer, units: Units, factory: _WorkerFactory, pool: cluster.Pool, summary: Summary) -> None:
     with (
-        ThreadPoolExecutor(COMMITTERS, thread_name_prefix="commit") as committers,
+        _commit_threads() as threads,
         Progress(total=units.videos, unit="video") as bar,
         cluster.session(),
     ):
         scratch.claim()  # after Ray has made its own place, whose sockets' paths must stay short
-        try:
-            for some in _rounds(units):
-                _do_round(_Round(committer, some, committers), factory, pool, bar, summary)
-        except BaseException:
-            committers.shutdown(cancel_futures=True)
-            raise
+        for some in _rounds(units):
+            _do_round(_Round(committer, some, threads), factory, pool, bar, summary)
+
+
+@contextmanager
+def _commit_threads() -> Iterator[ThreadPoolExecutor]:
+    """After an error, no commit is begun and those at work are waited for; after an interrupt, nothing is."""
+    threads = ThreadPoolExecutor(COMMITTERS, thread_name_prefix="commit")
+    try:
+        yield threads
+    except BaseException as error:
+        threads.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+        raise
+    threads.shutdown()
 
 
 def _do_round(round_: _Round, factory: _WorkerFactory, pool: cluster.Pool, bar: Progress, summary: Summary) -> None:
@@ -318,10 +331,9 @@ def _do_round(round_: _Round, factory: _WorkerFactory, pool: cluster.Pool, bar: 
 
 def tell(summary: Summary, options: JobOptions) -> int:
     """Says what a run did, in words on stderr or as JSON on stdout; returns the exit status: 3 if videos failed."""
-    shown = summary.failures[:MAX_FAILURES_SHOWN]
-    for failure in shown:
-        print("{status}: {uri}: {reason}: {message}".format(**failure), file=sys.stderr)
-    if more := len(summary.failures) - len(shown):
+    for failure in summary.failures:
+        print(log.redact("{status}: {uri}: {reason}: {message}".format(**failure)), file=sys.stderr)
+    if more := summary.partial + summary.failed - len(summary.failures):
         print(f"... and {more} more: see the table videos", file=sys.stderr)
     print(_in_words(summary, options), file=sys.stderr)
     if options.json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import subprocess
 import sys
 import tomllib
@@ -255,6 +254,11 @@ def test_a_jobs_options_arrive_together(tmp_path: Path) -> None:
     )
 
 
+def test_a_reason_that_no_video_can_have_failed_for_is_refused() -> None:
+    with pytest.raises(click.BadParameter, match="'src' is no reason, name none or one of not_video"):
+        run_job("--lake", "lake", "--retry-failed", "src")
+
+
 def test_retry_failed_without_a_reason_means_every_reason() -> None:
     options, source = run_job("--lake", "lake", "src", "--retry-failed")
     assert (options.retry_failed, source) == ("", "src")
@@ -285,16 +289,17 @@ def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
     assert process.wait(30) == 1
 
 
-def test_ctrl_c_ends_a_running_command_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", ["pass", "threading.Thread(target=time.sleep, args=(60,)).start()"])
+def test_ctrl_c_ends_a_running_command_at_once_with_130(beside: str) -> None:
     program = (
-        "import sys, time, click\nfrom common import cli\n"
+        "import sys, threading, time, click\nfrom common import cli\n"
         "@cli.mien.command('probe')\ndef probe():\n"
-        "    print('on', flush=True); time.sleep(60)\n"
+        f"    {beside}; print('on', flush=True); time.sleep(60)\n"
         "cli.Commands.get_command = lambda self, ctx, name: probe\n"
-        "sys.exit(cli.main(['probe']))\n"
+        "sys.argv = ['mien', 'probe']; cli.run()\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     process.stdout.readline()
