@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Names
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ingest.faces import FaceBatch
 
 TASKS = ("va", "expr", "au")
+_NO_CROPS = np.zeros((0, 0, 0, 3), np.uint8)
 
 
 class Scorer(Encoder, Protocol):
@@ -67,9 +68,9 @@ class ScoreOptions:
 
 @dataclass
 class _Pending:
-    """A batch of frames whose faces wait for predictions; `slot` is the running number of its first face."""
+    """A batch of frames whose M faces wait for predictions; `slot` is the running number of its first face."""
 
-    faces: FaceBatch
+    faces: FaceBatch  # without crops, which are most of what a face weighs
     slot: int
     predictions: NDArray[np.float32] | None = None  # [M, K], the columns of all tasks side by side
     ready: int = 0
@@ -85,7 +86,8 @@ def scores(batches: Iterable[FaceBatch], model: Scorer, video: Video, options: S
     """Tables in `schema.SCORES`, their rows in order of (frame_index, track_id), for the faces of one video.
 
     Every frame of `batches` has a row: without a face its `face_status` is no_face and its predictions are NULL, as are
-    those of a task the bundle lacks. Raises MienError when the model gives a value that is not finite.
+    those of a task or a class the bundle lacks. Raises MienError when the model gives a value that is not finite, or
+    not one for each class.
     """
     tables: list[pa.Table] = []
     for table in _Stream(model, video, options).tables(batches):
@@ -110,9 +112,9 @@ class _Stream:
 
     def tables(self, batches: Iterable[FaceBatch]) -> Iterator[pa.Table]:
         for faces, features in encode(batches, self._model, batch_size=self._options.batch_size):
-            self._pending.append(_Pending(faces, self._slot))
+            self._pending.append(_Pending(replace(faces, crops=_NO_CROPS), self._slot))
             self._predict(self._windows(faces, features))
-            self._slot += len(faces.crops)
+            self._slot += len(features)
             yield from self._leave()
         self._predict(track.sequence.close() for track in self._tracks.values())
         yield from self._leave()
@@ -153,7 +155,7 @@ class _Stream:
             valid = np.stack([window.valid for window in some])
             outputs = self._model.heads(np.stack([window.features for window in some]), valid)
             tasks = [task for task in TASKS if task in outputs]
-            self._columns = [column for task in tasks for column in self._options.columns(task)]
+            self._columns = [column for task in tasks for column in self._columns_of(task, outputs[task].shape[2])]
             predictions = np.concatenate([outputs[task] for task in tasks], axis=2)
             if not np.isfinite(predictions[valid]).all():
                 raise MienError(
@@ -163,9 +165,18 @@ class _Stream:
             for window, prediction in zip(some, predictions, strict=True):
                 self._give(*window.sequence.accept(window, np.where(window.valid[:, None], prediction, 0.0)))
 
+    def _columns_of(self, task: str, width: int) -> list[str]:
+        columns = self._options.columns(task)
+        if len(columns) != width:
+            raise MienError(
+                f"the bundle names {len(columns)} classes of {task} and its model gives {width} values: its bundle.json"
+                " and weights do not belong together, train it again"
+            )
+        return columns
+
     def _give(self, slots: NDArray[np.int64], predictions: NDArray[np.float64]) -> None:
         for pending in self._pending:
-            size = len(pending.faces.crops)
+            size = len(pending.faces.row)
             first, last = np.searchsorted(slots, (pending.slot, pending.slot + size))
             if first == last:
                 continue
@@ -175,7 +186,7 @@ class _Stream:
             pending.ready += int(last - first)
 
     def _leave(self) -> Iterator[pa.Table]:
-        while self._pending and self._pending[0].ready == len(self._pending[0].faces.crops):
+        while self._pending and self._pending[0].ready == len(self._pending[0].faces.row):
             pending = self._pending.popleft()
             if len(pending.faces.frame_index):
                 yield _rows(pending.faces, pending.predictions, self._columns, self._video)

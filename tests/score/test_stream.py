@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -141,6 +143,13 @@ def test_a_class_that_the_bundle_does_not_know_is_null(arithmetic_model, make_fa
     assert "neutral" not in table["expression"].to_pylist()
 
 
+@pytest.mark.parametrize("classes", [{"expr": EXPRESSIONS[:7]}, {"au": ACTION_UNITS[1:]}])
+def test_a_model_with_more_outputs_than_classes_is_refused(arithmetic_model, make_faces, classes: dict) -> None:
+    model = arithmetic_model(tasks=("va", *classes))
+    with pytest.raises(MienError, match=rf"names {len(*classes.values())} classes of {next(iter(classes))}"):
+        rows(model, make_faces({0: list(range(10))}, 10), classes=classes)
+
+
 def test_a_video_without_any_face_has_a_row_for_every_frame(arithmetic_model, make_faces) -> None:
     table = rows(arithmetic_model(), make_faces({}, 1000))
     assert table["frame_index"].to_pylist() == list(range(1000))
@@ -176,6 +185,21 @@ def test_rows_leave_when_their_windows_are_done_not_at_the_end(arithmetic_model,
     options = ScoreOptions(windowing=windowing(), table_rows=1)
     for table in scores(source(), arithmetic_model(), VIDEO, options):
         assert drawn - table["frame_index"][-1].as_py() <= 2 * 300 + 2 * 64
+
+
+def test_crops_are_let_go_when_they_are_encoded(arithmetic_model, make_faces) -> None:
+    alive: list[weakref.ref] = []
+
+    def source():
+        for batch in make_faces({0: list(range(600))}, 600, size=16):
+            batch = replace(batch, crops=batch.crops.copy())
+            alive.append(weakref.ref(batch.crops))
+            yield batch
+            del batch
+            # What waits for a full batch of 64, and the batches that were just passed on.
+            assert sum(crops() is not None for crops in alive) <= 64 // 16 + 2
+
+    rows(arithmetic_model(), source())
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
