@@ -1,7 +1,8 @@
 """Every table's Arrow schema: the one place where columns, units, ranges and null rules are defined.
 
 Tables are plain Parquet: lower-case scalar columns, float32 values, no Arrow extension types (reading one can run
-code). A nullable column may be added within a version; anything else is a new `SCHEMA_VERSION`, which is in each path.
+code). Within a version the columns do not change, so that a reader may take them from any part; only `labels` may gain
+nullable ones with a new dataset. Anything else is a new `SCHEMA_VERSION`, which is in each path.
 """
 
 from __future__ import annotations

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from common.lake import Lake, Partition
 from common.units import PlanLog
-from score.tables import Tables, connect
+from score.tables import connect
 
 # Per data table: the folder that names its configuration, and how a job over it is called in `videos`.
 _JOBS = {"faces": ("ingest", "ingest-"), "scores": ("model", "score-")}
+_OUTCOMES = """
+    SELECT job, archive, status, reason, count(*), sum(frames)::BIGINT, arg_max(run_id, finished_at), max(finished_at)
+    FROM videos GROUP BY ALL"""
 
 
 @dataclass
@@ -53,38 +56,48 @@ class Status:
 
 
 def status(lake: Lake) -> Status:
-    """Reads the plans, the ledger and the `videos` table. Raises `UsageError` if there is no lake."""
+    """Reads the plans, the ledger and the tables, each part once. Raises `UsageError` if there is no lake."""
+    rows: dict[tuple[str, str], int] = {}
     with connect(lake) as tables:
-        jobs = [_job(lake, tables, table, partition) for table in _JOBS for partition in lake.partitions(table)]
+        for table, (column, prefix) in _JOBS.items():
+            counts = tables.query(f"SELECT {column}, archive, count(*) FROM {table} GROUP BY ALL")[1]
+            rows |= {(prefix + config, archive): count for config, archive, count in counts}
+        outcomes = list(tables.query(_OUTCOMES)[1])
         labels = dict(tables.query("SELECT dataset, count(*) FROM labels GROUP BY dataset ORDER BY dataset")[1])
-    return Status(lake.url, jobs, labels)
+    # After the tables: whatever they hold is planned by now, also if a job has begun meanwhile.
+    jobs = {
+        (_JOBS[table][1] + job.config, job.archive): job
+        for table in _JOBS
+        for job in (_planned(lake, table, partition) for partition in lake.partitions(table))
+    }
+    for key, count in rows.items():
+        jobs[key].rows = count
+    for name, archive, *outcome in outcomes:
+        _count(jobs[name, archive], *outcome)
+    return Status(lake.url, list(jobs.values()), labels)
 
 
-def _job(lake: Lake, tables: Tables, table: str, partition: Partition) -> Job:
-    column, prefix = _JOBS[table]
+def _planned(lake: Lake, table: str, partition: Partition) -> Job:
     keys = dict(partition.keys)
-    job = Job(table, keys[column], keys["archive"])
     plan = PlanLog(lake, partition)
     plan.load()
-    job.planned, job.units_planned = len(plan), len(plan.units())
-    job.units_done = sum(1 for _ in lake.store.list(lake.ledger_prefix(partition)))
+    return Job(
+        table,
+        keys[_JOBS[table][0]],
+        keys["archive"],
+        units_planned=len(plan.units()),
+        units_done=sum(1 for _ in lake.store.list(lake.ledger_prefix(partition))),
+        planned=len(plan),
+    )
 
-    def ask(sql: str, name: str, value: str) -> list[Sequence[Any]]:
-        # Names of partitions are checked when they are made: nothing to escape.
-        return list(tables.query(f"{sql} WHERE {name} = '{value}' AND archive = '{job.archive}' GROUP BY ALL")[1])
 
-    outcomes = ask("SELECT status, reason, count(*), sum(frames) FROM videos", "job", prefix + job.config)
-    for outcome, reason, videos, frames in outcomes:
-        setattr(job, outcome, getattr(job, outcome) + videos)
-        job.frames += int(frames)
-        if reason:
-            job.reasons[reason] = job.reasons.get(reason, 0) + videos
-    for last_run, finished_at in ask(
-        "SELECT arg_max(run_id, finished_at), max(finished_at) FROM videos", "job", prefix + job.config
-    ):
-        job.last_run, job.finished_at = last_run, finished_at
-    job.rows = sum(rows for (rows,) in ask(f"SELECT count(*) FROM {table}", column, job.config))
-    return job
+def _count(job: Job, outcome: str, reason: str | None, videos: int, frames: int, run: str, at: datetime) -> None:
+    setattr(job, outcome, getattr(job, outcome) + videos)
+    job.frames += frames
+    if reason:
+        job.reasons[reason] = job.reasons.get(reason, 0) + videos
+    if job.finished_at is None or at > job.finished_at:
+        job.last_run, job.finished_at = run, at
 
 
 def as_text(status: Status) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 The views `scores`, `faces`, `videos` and `labels` name the parts of the ledger's snapshot: what a job is just putting,
 or left when it was killed, is not among them. A local lake is read by DuckDB itself, another through `common.store`.
+A table is listed when a question first names it, and a part is opened when its folders pass the question's filters.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,12 @@ PARTITION_COLUMNS = {
 _SCHEMA = f"schema={SCHEMA_VERSION}"
 # A job's outcomes are committed by the ledger of the rows that it makes.
 _DATA_OF_JOB = {"job=score-": "scores/{}/model=", "job=ingest-": "faces/{}/ingest="}
+# New datasets bring new columns, in a part or two each; the parts of the other tables all have the same columns.
+_MAY_DIFFER = ("labels",)
+_CATALOG = re.compile(r"\b(show|describe|information_schema|pragma|duckdb_\w+)\b", re.IGNORECASE)
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([\w\s,]*\)\s*)?", re.IGNORECASE)
+# A PIVOT that looks up its columns is several statements, as is a COPY of one.
+_PIVOT = re.compile(r"\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
 
 class SqlError(UsageError):
@@ -104,19 +112,44 @@ class _LakeFiles(AbstractFileSystem):
 class Tables:
     """A connection to the views of one lake. Queries may read them, and nothing else of this machine."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, files: _LakeFiles) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, lake: Lake, files: _LakeFiles) -> None:
         self._connection = connection
+        self._lake = lake
         self._files = files
+        self._shown: set[str] = set()
 
     def query(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-        """Column names, and the rows as they come. Raises `SqlError` for a question that cannot be answered."""
+        """Column names, and the rows as they come. Raises `SqlError` for a question that cannot be answered.
+
+        A table is read as it was committed when a query of this connection first named it.
+        """
         with self._one_sentence():
-            statements = [statement.type for statement in self._connection.extract_statements(sql)]
-            if statements != [duckdb.StatementType.SELECT]:
+            if not self._only_reads(sql):
                 raise SqlError("a lake is asked one question at a time, and only read: give a single SELECT")
+            for table in _named(sql):
+                self._show(table)
             # Through Arrow: DuckDB's own rows want a further package for times with a zone.
             reader = self._connection.sql(sql).to_arrow_reader(1000)
         return reader.schema.names, self._rows(reader)
+
+    def _only_reads(self, sql: str) -> bool:
+        kinds = [statement.type for statement in self._connection.extract_statements(sql)]
+        if kinds == [duckdb.StatementType.EXPLAIN]:
+            explain = _EXPLAIN.match(sql)  # EXPLAIN ANALYZE runs what it explains
+            return explain is not None and self._only_reads(sql[explain.end() :])
+        if kinds == [duckdb.StatementType.MULTI]:
+            return _PIVOT.match(sql) is not None
+        return kinds == [duckdb.StatementType.SELECT]
+
+    def _show(self, table: str) -> None:
+        if table in self._shown:
+            return
+        try:
+            _create(self._connection, self._lake, table)
+        except duckdb.Error as error:
+            problem = f"the table {table} of {self._lake.url} cannot be read: {_said(error)}"
+            raise self._files.error or MienError(problem) from None
+        self._shown.add(table)
 
     def _rows(self, reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
         with self._one_sentence():
@@ -129,6 +162,12 @@ class Tables:
             yield
         except duckdb.Error as error:
             raise self._files.error or _sentence(error) from None
+
+
+def _named(sql: str) -> list[str]:
+    """The tables that a question may be about: those whose names are in it, or all if it asks what there is."""
+    named = [table for table in TABLES if re.search(rf"\b{table}\b", sql, re.IGNORECASE)]
+    return named or (list(TABLES) if _CATALOG.search(sql) else [])
 
 
 def _sentence(error: duckdb.Error) -> MienError:
@@ -145,7 +184,7 @@ def _said(error: duckdb.Error) -> str:
 
 @contextmanager
 def connect(lake: Lake) -> Iterator[Tables]:
-    """The views of `lake` as they are committed at this moment. Raises `UsageError` if there is no lake."""
+    """Questions to `lake`. Raises `UsageError` if there is no lake."""
     if next(lake.store.list(), None) is None:
         raise UsageError(f"there is no lake at {lake.url}: give the folder or prefix that --lake named")
     files = _LakeFiles(lake)
@@ -155,43 +194,40 @@ def connect(lake: Lake) -> Iterator[Tables]:
         connection.execute("SET enable_external_file_cache = false")
         connection.register_filesystem(files)
         try:
-            for table, schema in TABLES.items():
-                try:
-                    _create_view(connection, lake, table, schema)
-                except duckdb.Error as error:
-                    problem = f"the table {table} of {lake.url} cannot be read: {_said(error)}"
-                    raise files.error or MienError(problem) from None
             roots = [_path(lake, f"{table}/") for table in TABLES]
             connection.execute("SET python_enable_replacements = false")
             connection.execute(f"SET allowed_directories = {_literal(roots)}")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
-            yield Tables(connection, files)
+            yield Tables(connection, lake, files)
         finally:
             connection.unregister_filesystem(files.protocol)
             connection.close()
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, lake: Lake, table: str, schema: pa.Schema) -> None:
+def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, table: str) -> None:
+    """A view of the committed parts of `table`, or a table without rows if there are none."""
+    schema = TABLES[table]
     folders = [name for name in PARTITION_COLUMNS[table] if name not in schema.names]
     if parts := committed(lake, table):
-        # By name: a nullable column may have been added since the older parts were written.
-        source = (
-            f"read_parquet({_literal([_path(lake, part) for part in parts])}, union_by_name = true,"
-            " hive_partitioning = true, hive_types_autocast = false)"
+        chosen = ", ".join(f'"{name}"' for name in [*schema.names, *folders])
+        union = "true" if table in _MAY_DIFFER else "false"  # true opens every part, whatever is asked
+        connection.execute(
+            f"CREATE VIEW {table} AS SELECT {chosen} FROM read_parquet({_literal([_path(lake, key) for key in parts])},"
+            f" union_by_name = {union}, hive_partitioning = true, hive_types_autocast = false)"
         )
     else:
-        source = f"empty_{table}"
         empty = schema.empty_table()
         for name in folders:
             empty = empty.append_column(name, pa.array([], pa.string()))
-        connection.register(source, empty)
-    chosen = ", ".join(f'"{name}"' for name in [*schema.names, *folders])
-    connection.execute(f"CREATE VIEW {table} AS SELECT {chosen} FROM {source}")
+        connection.register("empty", empty)
+        connection.execute(f"CREATE TABLE {table} AS FROM empty")
+        connection.unregister("empty")
 
 
 def _path(lake: Lake, key: str) -> str:
-    return f"{lake.url.rstrip('/')}/{key}" if lake.store.is_local else f"lake://{key}"
+    # DuckDB takes every name=value in a path for a partition: of a lake in such a folder it is shown the keys alone.
+    return f"{lake.url.rstrip('/')}/{key}" if lake.store.is_local and "=" not in lake.url else f"lake://{key}"
 
 
 def _literal(texts: list[str]) -> str:

@@ -120,15 +120,25 @@ SAMPLE_PARTITIONS = {
 
 
 def sample_part(
-    lake: Lake, table: str, unit: str, rows: pa.Table, *, recorded: bool = True, n: int | None = None
+    lake: Lake,
+    table: str,
+    unit: str,
+    rows: pa.Table,
+    *,
+    recorded: bool = True,
+    n: int | None = None,
+    keys: dict[str, str] | None = None,
 ) -> str:
     """Puts a part as the commit protocol leaves it, with its ledger record unless it is still on its way."""
-    partition = Partition(table, SAMPLE_PARTITIONS[table])
+    partition = Partition(table, tuple(keys.items()) if keys else SAMPLE_PARTITIONS[table])
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="zstd")
     key = lake.part_key(partition, unit, n)
     lake.store.create(key, buffer.getvalue())
-    data = Partition("scores", SAMPLE_PARTITIONS["scores"]) if table == "videos" else partition
+    data = partition
+    if table == "videos":
+        (_, job), archive = partition.keys
+        data = Partition("scores", (("model", job.removeprefix("score-")), archive))
     record = lake.ledger_key(data, unit)
     if recorded and table != "labels" and lake.store.stat(record) is None:
         lake.store.create(record, b"{}")
