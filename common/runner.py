@@ -207,6 +207,8 @@ def run(
     counted = _counted(listing, listed)
     if options.dry_run:
         units = committer.preview(counted, limit=options.limit)
+        for unit in units:
+            print(*(video.uri for video in unit.videos), sep="\n")
     else:
         committer.record_config()
         committer.plan.extend(counted, limit=options.limit)

@@ -14,6 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TEST_DATA = Path(os.environ.get("MIEN_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share dear fixtures run in one process: those of a file, and all from end to end."""
+    for item in items:
+        group = "e2e" if "e2e" in item.path.parts else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def _folder(name: str) -> Path:
     folder = TEST_DATA / name
     if not folder.is_dir():

@@ -204,6 +204,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(archive: Path, bundle: Pat
     done = mien("score", archive, "--lake", tmp_path / "lake", "--model", bundle, "--dry-run", "--json")
     assert done.status == 0, done.stderr
     assert done.summary["planned"] == 4
+    assert sorted(done.stdout.splitlines()[:-1]) == sorted(map(str, archive.glob("*.mp4")))
     assert not (tmp_path / "lake").exists()
 
 
