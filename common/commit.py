@@ -9,45 +9,37 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from common.errors import AlreadyExists, CommitConflict, MienError, UsageError
+from common.errors import AlreadyExists, CommitConflict, MienError, StoreError, UsageError
 from common.faults import fault
 from common.publish import Overtaken, Publisher, Unstaged
 from common.record import LedgerRecord, Outcome, record_of
 from common.staging import Job, Staging, Strike, VideoWriter, staged_name
 from common.units import PlanLog, Unit, Units, Video
 
-__all__ = ["Committer", "Job", "LedgerRecord", "Outcome", "Reconciled", "Staging", "Strike", "Totals", "VideoWriter"]
+__all__ = ["Committer", "Job", "LedgerRecord", "Outcome", "Reconciled", "Staging", "Strike", "VideoWriter"]
 
 REQUESTS = 16  # small objects that are read at once
+RESTORE = "restore it from a copy, or remove every object named after the unit and run the job again"
+T = TypeVar("T")
 _STAGED_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{12}-r(\d+)")
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What the plan and the ledger hold: `planned` = `ok` + `partial` + `failed` once all is done."""
-
-    planned: int = 0
-    ok: int = 0
-    partial: int = 0
-    failed: int = 0
-    frames: int = 0
-    rows: int = 0
+_PART_NAME = re.compile(r"part-([^-./]+)(?:-\d{5})?\.parquet")
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """Units whose record was made from their part; units whose leftovers were removed; units whose part is gone."""
+    """How many units there are, which were mended, whose leftovers were removed, and what only a person can mend."""
 
-    adopted: tuple[str, ...]
+    units: int
+    mended: tuple[str, ...]
     cleaned: tuple[str, ...]
-    missing: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 class Committer:
@@ -102,17 +94,7 @@ class Committer:
 
         Raises `CommitConflict` for an object that is not ours, `MienError` if rows are missing or not fit to publish.
         """
-        while True:
-            try:
-                record = self._settled(unit)
-                break
-            except Overtaken:
-                continue
-            except Unstaged as problem:
-                # A twin removes what it has committed; then its record is there.
-                done = self._publisher.recorded(unit.id)
-                if done is None or not done.covers(unit):
-                    raise MienError(f"unit {unit.id} cannot be committed, {problem}: run the job again") from None
+        record = self._beside_twins(unit.id, lambda: self._settled(unit), "run the job again")
         self._clean(record)
         return record
 
@@ -128,37 +110,31 @@ class Committer:
         ]
         return self.plan.revise(videos)
 
-    def totals(self) -> Totals:
-        """Counts over the whole plan and ledger."""
-        self.plan.load()
-        counts = dict.fromkeys(("ok", "partial", "failed", "frames", "rows"), 0)
-        for record in self.records():
-            for outcome in record.videos:
-                counts[outcome.row["status"]] += 1
-                counts["frames"] += outcome.row["frames"]
-                counts["rows"] += outcome.rows
-        return Totals(planned=len(self.plan), **counts)
-
     def records(self) -> Iterator[LedgerRecord]:
         """The ledger, a few records at a time."""
         yield from self._read_records(sorted(self._done()))
 
     def reconcile(self) -> Reconciled:
-        """Makes ledger records of parts that lack one, and removes what commits that were cut off left in staging."""
-        done = self._done()
-        parts = {_unit_of(entry.key) for entry in self._store.list(f"{self.job.data}/")}
-        adopted = tuple(sorted(parts - done))
-        for unit in adopted:
-            self._adopt(unit)
+        """Makes all objects of each unit say what its part 0 says, and removes what is staged and committed.
+
+        Safe beside jobs that run. Raises `StoreError`; what is wrong with a unit is among the `problems`.
+        """
+        folder = f"{self.job.data}/"
+        named = (_PART_NAME.fullmatch(entry.key, len(folder)) for entry in self._store.list(folder))
+        units = sorted(self._done().union(match[1] for match in named if match))
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            found = dict(zip(units, pool.map(self._mend, units), strict=True))
         left = {
             entry.key[len(prefix) :].partition("/")[0]
             for prefix in (self._lake.staging_prefix(self.job.data), self._lake.strikes_prefix(self.job.data))
             for entry in self._store.list(prefix)
         }
-        done |= set(adopted)
-        cleaned = [record.unit for record in self._read_records(sorted(left & done)) if self._clean(record)]
-        self._store.sweep()
-        return Reconciled(adopted, tuple(cleaned), tuple(sorted(done - parts - set(adopted))))
+        return Reconciled(
+            units=len(units),
+            mended=tuple(unit for unit in units if found[unit] is True),
+            cleaned=tuple(record.unit for record in self._read_records(sorted(left)) if self._clean(record)),
+            problems=tuple(problem for problem in found.values() if isinstance(problem, str)),
+        )
 
     def _settled(self, unit: Unit) -> LedgerRecord:
         """The unit's record, after every object of the unit says what it says."""
@@ -170,7 +146,7 @@ class Committer:
             if current is None:
                 if recorded is not None:
                     key = self._publisher.part_key(unit.id, 0)
-                    raise CommitConflict(f"the ledger records {key}, which is gone: restore it")
+                    raise CommitConflict(f"the ledger records {key}, which is gone: {RESTORE}")
                 return record_of(unit.id, str(self.job.data), self._outcomes(unit.videos, unit))
             known = current.revisions
             newer = [video for video in unit.videos if video.revision > known.get(video.video_id, -1)]
@@ -180,19 +156,36 @@ class Committer:
         self._publisher.follow(record)
         return record
 
-    def _adopt(self, unit: str) -> None:
-        """Finishes the commit of a unit from what its first part says."""
-        while True:
+    def _mend(self, unit: str) -> bool | str:
+        """Whether an object of the unit had to be put, or what is wrong with it."""
+
+        def follow() -> bool:
             key = self._publisher.part_key(unit, 0)
             held = self._publisher.footer(key)
             if held is None:
-                raise CommitConflict(f"{key} is gone while other parts of its unit are there: restore it")
+                raise CommitConflict(f"{key} is gone while other objects of its unit are there: {RESTORE}")
+            return self._publisher.follow(held[0])
+
+        try:
+            return self._beside_twins(unit, follow, RESTORE)
+        except StoreError:
+            raise
+        except MienError as problem:
+            return str(problem)
+
+    def _beside_twins(self, unit: str, attempt: Callable[[], T], advice: str) -> T:
+        """Repeats `attempt` for as long as it fails for what a twin did meanwhile: it commits, then cleans up."""
+        failed_at = None
+        while True:
             try:
-                return self._publisher.follow(held[0])
+                return attempt()
             except Overtaken:
                 continue
             except Unstaged as problem:
-                raise MienError(f"unit {unit} cannot be finished, {problem}: remove its parts, run the job") from None
+                state = self._publisher.state(unit)
+                if state == failed_at:
+                    raise MienError(f"unit {unit} cannot be committed, {problem}: {advice}") from None
+                failed_at = state
 
     def _outcomes(self, videos: Iterable[Video], unit: Unit) -> list[Outcome]:
         staged = self.staged(unit)
@@ -228,7 +221,8 @@ class Committer:
 
     def _done(self) -> set[str]:
         prefix = self._lake.ledger_prefix(self.job.data)
-        return {entry.key[len(prefix) :].removesuffix(".json") for entry in self._store.list(prefix)}
+        names = (entry.key[len(prefix) :] for entry in self._store.list(prefix))
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def _read_records(self, units: list[str]) -> Iterator[LedgerRecord]:
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -236,8 +230,3 @@ class Committer:
                 for found in pool.map(self._publisher.recorded, units[start : start + REQUESTS]):
                     if found is not None:
                         yield found
-
-
-def _unit_of(key: str) -> str:
-    """The unit of `.../part-<unit>[-<n>].parquet`."""
-    return key.rpartition("/part-")[2].removesuffix(".parquet").partition("-")[0]

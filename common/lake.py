@@ -16,6 +16,14 @@ from common.store import Store, StoreSettings
 _ARCHIVE = re.compile(r"[a-z][a-z0-9_-]*")
 # A value begins with a letter: engines read an all-digit one as a number.
 _VALUE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+# The folders between a table's schema and its parts: columns for whoever queries it.
+PARTITION_KEYS = {
+    "faces": ("ingest", "archive"),
+    "scores": ("model", "archive"),
+    "videos": ("job", "archive"),
+    "labels": ("dataset",),
+}
+_JOBS = {"faces": "ingest", "scores": "score"}  # what the job that makes a table is called in `videos`
 
 
 def check_archive_name(name: str) -> str:
@@ -47,6 +55,12 @@ class Partition:
     def path(self) -> str:
         """Like `schema=1/model=demo-3f/archive=clips`: what follows the table's name."""
         return "/".join([f"schema={SCHEMA_VERSION}", *(f"{key}={value}" for key, value in self.keys)])
+
+    @property
+    def videos(self) -> Partition:
+        """Of a partition of faces or scores: the partition of `videos` that says what became of its videos."""
+        (_, configuration), (_, archive) = self.keys
+        return Partition("videos", (("job", f"{_JOBS[self.table]}-{configuration}"), ("archive", archive)))
 
     def __str__(self) -> str:
         return f"{self.table}/{self.path}"
@@ -93,12 +107,12 @@ class Lake:
         return f"_runs/{run_id}.json"
 
     def partitions(self, table: str) -> list[Partition]:
-        """The table's partitions that have a part or a plan, in order."""
+        """The table's partitions that have a part or a plan, in order; folders that are none are passed over."""
+        named = "/".join(f"{key}=({_VALUE.pattern})" for key in PARTITION_KEYS[table])
+        pattern = re.compile(rf"(?:_plans/)?{table}/schema={SCHEMA_VERSION}/{named}/[^/]+")
         found = set()
         for root in ("", "_plans/"):
             for entry in self.store.list(f"{root}{table}/schema={SCHEMA_VERSION}/"):
-                folders = entry.key[len(root) :].split("/")[2:-1]
-                pairs = tuple(tuple(folder.split("=", 1)) for folder in folders)
-                if pairs and all(len(pair) == 2 for pair in pairs):
-                    found.add(pairs)
-        return [Partition(table, pairs) for pairs in sorted(found)]  # type: ignore[arg-type]
+                if match := pattern.fullmatch(entry.key):
+                    found.add(match.groups())
+        return [Partition(table, tuple(zip(PARTITION_KEYS[table], values, strict=True))) for values in sorted(found)]

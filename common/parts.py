@@ -91,9 +91,14 @@ class PartWriter:
 
 
 def read_footer(file: BinaryIO | Path) -> dict[str, str]:
-    """The key-value metadata of a part. Raises `ValueError` (Arrow's) if it is no whole Parquet file."""
-    with pq.ParquetFile(file) as part:
-        stored = part.metadata.metadata or {}
+    """The key-value metadata of a part. Raises `ValueError` if it is no whole Parquet file."""
+    try:
+        with pq.ParquetFile(file) as part:
+            stored = part.metadata.metadata or {}
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the operating system's: it says nothing of the content
+        raise ValueError(str(error)) from None
     return {key.decode(): value.decode() for key, value in stored.items() if key.startswith(b"mien.")}
 
 
@@ -115,11 +120,12 @@ def by_video(tables: Iterable[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
                 yield ids[start].as_py(), table.slice(start, end - start)
 
 
-def check_part(path: Path, schema: pa.Schema, rows: Mapping[str, int], frames: Mapping[str, int] | None = None) -> None:
-    """Re-opens a written part and raises `ValueError` unless it is what it should be.
+def check_part(path: Path, schema: pa.Schema, rows: Mapping[str, int], frames: Mapping[str, int]) -> dict[str, int]:
+    """Re-opens a written part and raises `ValueError` unless it is what it should be; video_id -> its distinct frames.
 
-    `rows`: video_id -> rows, for every video that has any; `frames`: video_id -> distinct frames. Also checked: the
-    schema, no NULL where none may be, no NaN, order by (video_id, frame_index, track_id) and so no duplicate.
+    `rows`: video_id -> rows, for every video that has any; `frames`: distinct frames, for those to be checked. Also
+    checked: the schema, no NULL where none may be, no NaN, order by (video_id, frame_index, track_id) and so no
+    duplicate.
     """
     found_rows: dict[str, int] = {}
     found_frames: dict[str, int] = {}
@@ -128,7 +134,7 @@ def check_part(path: Path, schema: pa.Schema, rows: Mapping[str, int], frames: M
         if not part.schema_arrow.equals(schema):
             raise ValueError(f"{path.name} has another schema than its table")
     for table in read_tables(path):
-        _check_values(table, schema)
+        check_values(table, schema)
         for video, piece in by_video([table]):
             frame = piece["frame_index"].to_numpy().astype(np.int64)
             track = pc.fill_null(piece["track_id"], -1).to_numpy().astype(np.int64)
@@ -145,11 +151,12 @@ def check_part(path: Path, schema: pa.Schema, rows: Mapping[str, int], frames: M
             found_rows[video] = found_rows.get(video, 0) + len(piece)
             last = (video, int(frame[-1]), int(track[-1]))
     _expect("rows", found_rows, rows)
-    if frames is not None:
-        _expect("frames", found_frames, frames)
+    _expect("frames", {video: found_frames.get(video, 0) for video in frames}, frames)
+    return found_frames
 
 
-def _check_values(table: pa.Table, schema: pa.Schema) -> None:
+def check_values(table: pa.Table, schema: pa.Schema) -> None:
+    """Raises `ValueError` for a NULL where none may be, and for NaN."""
     for field in schema:
         column = table[field.name]
         if not field.nullable and column.null_count:
@@ -159,7 +166,7 @@ def _check_values(table: pa.Table, schema: pa.Schema) -> None:
 
 
 def _expect(what: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    wanted = {video: count for video, count in wanted.items() if count}
+    found, wanted = ({video: count for video, count in counts.items() if count} for counts in (found, wanted))
     if found != wanted:
         video = min(found.items() ^ wanted.items())[0]
         raise ValueError(f"video {video} has {found.get(video, 0)} {what}, {wanted.get(video, 0)} were promised")

@@ -10,19 +10,22 @@ Fault points (detail: the key): local.written; part, videos and ledger, each wit
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
+from common import scratch
 from common.errors import AlreadyExists, CommitConflict, MienError, NotFound, PreconditionFailed
 from common.faults import fault
-from common.parts import PartWriter, by_video, check_part, read_footer, read_tables
+from common.parts import PartWriter, by_video, check_part, check_values, read_footer, read_tables
 from common.record import LedgerRecord, Outcome
 from common.schema import VIDEOS
 from common.staging import Job, Staging
+from common.store import Entry
+from common.store_local import speaking
 from common.units import Video
 
 Held = tuple[LedgerRecord, str]  # what an object says of its unit, and the version that says it
@@ -47,20 +50,25 @@ class Publisher:
 
     def lead(self, unit: str, goal: Callable[[LedgerRecord | None], LedgerRecord]) -> LedgerRecord:
         """Brings part 0 to `goal(what it says now)` and returns that. Raises `Unstaged`, `CommitConflict`."""
-        return self._bring("part", self.part_key(unit, 0), goal, self.footer, partial(self._build_part, 0))
+        return self._bring("part", self.part_key(unit, 0), goal, self.footer, partial(self._build_part, 0))[0]
 
-    def follow(self, record: LedgerRecord) -> None:
-        """Brings all objects but part 0 to `record`, the ledger last.
+    def follow(self, record: LedgerRecord) -> bool:
+        """Brings all objects but part 0 to `record`, the ledger last; whether any was put.
 
         Raises `Overtaken`, `Unstaged`, `CommitConflict`.
         """
+        put = False
         for n in range(1, record.parts):
             key = self.part_key(record.unit, n)
-            self._bring("part", key, lambda _: record, self.footer, partial(self._build_part, n))
+            put |= self._bring("part", key, lambda _: record, self.footer, partial(self._build_part, n))[1]
         videos = self._lake.part_key(self.job.videos, record.unit)
-        self._bring("videos", videos, lambda _: record, self.footer, self._build_videos)
+        put |= self._bring("videos", videos, lambda _: record, self.footer, self._build_videos)[1]
         ledger = self._lake.ledger_key(self.job.data, record.unit)
-        self._bring("ledger", ledger, lambda _: record, self._read_record, self._build_record)
+        return self._bring("ledger", ledger, lambda _: record, self._read_record, self._build_record)[1] or put
+
+    def state(self, unit: str) -> tuple[Entry | None, Entry | None]:
+        """Part 0 and the ledger record as they stand: whatever a twin commits changes one of them."""
+        return self._store.stat(self.part_key(unit, 0)), self._store.stat(self._lake.ledger_key(self.job.data, unit))
 
     def recorded(self, unit: str) -> LedgerRecord | None:
         """The unit's ledger record."""
@@ -76,9 +84,9 @@ class Publisher:
         key: str,
         goal: Callable[[LedgerRecord | None], LedgerRecord],
         read: Callable[[str], Held | None],
-        build: Callable[[str, LedgerRecord, Held | None, Path], Path],
-    ) -> LedgerRecord:
-        """Puts the record `goal(what the object says now)` into the object, unless it says that already."""
+        build: Callable[[str, LedgerRecord, Held | None, Path], Path | bytes],
+    ) -> tuple[LedgerRecord, bool]:
+        """Puts the record `goal(what the object says now)` into the object; False: it said that already."""
         while True:
             current = read(key)
             record = goal(current[0] if current else None)
@@ -90,57 +98,56 @@ class Publisher:
                 if not record.ahead_of(current[0]):
                     if not record.same_rows(current[0]):
                         raise CommitConflict(f"{key} holds other attempts than part 0 of its unit: remove the unit")
-                    return current[0]
-            with tempfile.TemporaryDirectory(prefix="mien-") as scratch:
+                    return current[0], False
+            with scratch.folder() as folder:
                 try:
-                    path = build(key, record, current, Path(scratch))
+                    content = build(key, record, current, Path(folder))
                     fault("local.written", key)
                     action = "replace" if current else "create"
                     fault(f"{kind}.before_{action}", key)
                     if current:
-                        self._store.replace(key, path, current[1])
+                        self._store.replace(key, content, current[1])
                     else:
-                        self._store.create(key, path)
+                        self._store.create(key, content)
                 except (AlreadyExists, PreconditionFailed):
                     continue
             fault(f"{kind}.after_{action}", key)
-            return record
+            return record, True
 
-    def _build_part(self, n: int, key: str, record: LedgerRecord, current: Held | None, scratch: Path) -> Path:
+    def _build_part(self, n: int, key: str, record: LedgerRecord, current: Held | None, folder: Path) -> Path:
         """Part n of `record`: what the current part keeps, merged with staged pieces in the order of video_id."""
         known = current[0].revisions if current else {}
         staged = [outcome for outcome in record.videos if outcome.revision > known.get(outcome.video_id, -1)]
         replaced = {outcome.video_id for outcome in staged}
-        path = scratch / "part.parquet"
+        path = folder / "part.parquet"
         footer = self._describe(record) | {"mien.part": str(n)}
         if self.job.frames_per_part is not None:
             footer["mien.frames"] = f"{n * self.job.frames_per_part}-{(n + 1) * self.job.frames_per_part}"
         with PartWriter(path, self.job.schema, footer) as writer:
             waiting = [outcome for outcome in reversed(staged) if n in outcome.pieces]
             if current:
-                old = scratch / "current.parquet"
+                old = folder / "current.parquet"
                 self._store.download(key, old, current[1])
                 for video_id, table in by_video(read_tables(old)):
                     while waiting and waiting[-1].video_id < video_id:
-                        self._copy_piece(record.unit, waiting.pop(), n, scratch, writer)
+                        self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
                     if video_id not in replaced:
                         # An older part may lack columns that were added since; they are NULL.
                         empty = self.job.schema.empty_table()
                         writer.write(pa.concat_tables([empty, table], promote_options="default"))
             while waiting:
-                self._copy_piece(record.unit, waiting.pop(), n, scratch, writer)
+                self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
         rows = {outcome.video_id: outcome.pieces.get(n, 0) for outcome in record.videos}
-        frames = {outcome.video_id: outcome.row["frames"] for outcome in record.videos if outcome.pieces}
-        try:
-            check_part(path, self.job.schema, rows, frames if self.job.every_frame else None)
-        except ValueError as problem:
-            raise MienError(f"{key} is not fit to be published, {problem}: nothing was written") from None
+        # Of a video in several pieces, the worker has counted the frames.
+        frames = {o.video_id: o.row["frames"] for o in record.videos if o.pieces.keys() == {n}}
+        with _fit(key):
+            check_part(path, self.job.schema, rows, frames)
         return path
 
-    def _copy_piece(self, unit: str, outcome: Outcome, n: int, scratch: Path, writer: PartWriter) -> None:
+    def _copy_piece(self, unit: str, outcome: Outcome, n: int, folder: Path, writer: PartWriter) -> None:
         row = outcome.row
         video = Video(row["uri"], row["version"], row["size"], unit, outcome.revision)
-        piece = scratch / "piece.parquet"
+        piece = folder / "piece.parquet"
         try:
             self._store.download(self._staging.piece_key(video, outcome.attempt, n), piece)
         except NotFound:
@@ -149,16 +156,17 @@ class Publisher:
             writer.write(table)
         piece.unlink()
 
-    def _build_videos(self, key: str, record: LedgerRecord, current: object, scratch: Path) -> Path:
-        path = scratch / "videos.parquet"
+    def _build_videos(self, key: str, record: LedgerRecord, current: object, folder: Path) -> Path:
+        path = folder / "videos.parquet"
         with PartWriter(path, VIDEOS, self._describe(record)) as writer:
             writer.write(pa.Table.from_pylist([outcome.row for outcome in record.videos], schema=VIDEOS))
+        with _fit(key):
+            for table in read_tables(path):
+                check_values(table, VIDEOS)
         return path
 
-    def _build_record(self, key: str, record: LedgerRecord, current: object, scratch: Path) -> Path:
-        path = scratch / "record.json"
-        path.write_bytes(record.to_json())
-        return path
+    def _build_record(self, key: str, record: LedgerRecord, current: object, folder: Path) -> bytes:
+        return record.to_json()
 
     def _describe(self, record: LedgerRecord) -> dict[str, str]:
         """The footer from which the ledger can be rebuilt."""
@@ -176,12 +184,12 @@ class Publisher:
             if before is None:
                 return None
             try:
-                with self._store.open_input(key) as file:
+                with speaking("read", key), self._store.open_input(key) as file:
                     stored = read_footer(file).get("mien.record")
                 after = self._store.stat(key)
             except (PreconditionFailed, NotFound):
                 continue
-            except (ValueError, OSError):
+            except ValueError:
                 stored, after = None, before
             if after == before:
                 break
@@ -195,3 +203,12 @@ class Publisher:
         except NotFound:
             return None
         return LedgerRecord.from_json(data), version
+
+
+@contextmanager
+def _fit(key: str) -> Iterator[None]:
+    """Turns what a check found into a sentence."""
+    try:
+        yield
+    except ValueError as problem:
+        raise MienError(f"{key} is not fit to be published, {problem}: nothing was written") from None

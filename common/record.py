@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 import common
+from common.parts import check_values
 from common.schema import SCHEMA_VERSION, VIDEOS
 from common.units import Unit
 
@@ -34,8 +35,7 @@ class Outcome:
         if unknown := row.keys() - set(VIDEOS.names):
             raise ValueError(f"no columns of the table videos: {sorted(unknown)}")
         table = pa.Table.from_pylist([row], schema=VIDEOS)
-        if missing := [field.name for field in VIDEOS if not field.nullable and table[field.name].null_count]:
-            raise ValueError(f"a row of the table videos lacks {missing}")
+        check_values(table, VIDEOS)
         return cls(table.to_pylist()[0], revision, attempt, dict(sorted(pieces.items())))
 
     @property

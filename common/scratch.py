@@ -1,4 +1,4 @@
-"""A folder for a process's temporary files that goes even if the process was killed."""
+"""Places for temporary files: one for a process, which goes even if the process was killed, and folders in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from common.store_local import speaking
 
 _PREFIX = "mien-process-"
 _LOCK = "lock"
@@ -19,14 +21,35 @@ def claim() -> Path:
     Whether an owner lives is told by its lock, not by its process id: containers may share a disk but not their ids.
     """
     root = Path(tempfile.gettempdir())
-    for folder in root.glob(f"{_PREFIX}*"):
-        _remove_if_abandoned(folder)
-    own = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    lock = os.open(own / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # held until the process ends
+    for other in root.glob(f"{_PREFIX}*"):
+        _remove_if_abandoned(other)
+    with speaking("write", str(root)):
+        while True:
+            own = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+            if _lock(own / _LOCK):
+                break
     tempfile.tempdir = str(own)
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     return own
+
+
+def folder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder that goes when its block ends. Raises `StoreError` where none can be made."""
+    with speaking("write", tempfile.tempdir or "temporary files"):
+        return tempfile.TemporaryDirectory(prefix="mien-", ignore_cleanup_errors=True)
+
+
+def _lock(path: Path) -> bool:
+    """Locks a new file until the process ends; False if another process has taken it for abandoned meanwhile."""
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.fstat(lock).st_nlink:
+        return True
+    os.close(lock)
+    return False
 
 
 def _remove_if_abandoned(folder: Path) -> None:

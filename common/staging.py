@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -22,11 +20,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from common import scratch
 from common.errors import AlreadyExists, NotFound
 from common.faults import fault
 from common.lake import Lake, Partition
 from common.parts import STAGED_ROW_GROUP_BYTES, PartWriter, check_part
 from common.record import Outcome
+from common.schema import TABLES
 from common.units import Video
 
 
@@ -44,10 +44,11 @@ class Job:
     config: dict[str, Any]
     frames_per_part: int | None = None
 
-    @property
-    def every_frame(self) -> bool:
-        """Whether each decoded frame has a row."""
-        return self.data.table == "scores"
+    @classmethod
+    def of(cls, lake: Lake, data: Partition) -> Job:
+        """The job that `data` is of, by the record of its configuration. Raises `NotFound` without one."""
+        config = json.loads(lake.store.read(lake.config_key(data)))
+        return cls(lake, data, data.videos, TABLES[data.table], config, config.get("frames_per_part"))
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,11 @@ class VideoWriter:
         self._staging, self._video, self._attempt = staging, video, attempt_id
         self._job = staging.job
         self._pieces: dict[int, int] = {}
+        self._frames = 0
         self._piece: tuple[int, Path, PartWriter] | None = None
 
     def __enter__(self) -> VideoWriter:
-        self._scratch = Path(tempfile.mkdtemp(prefix="mien-"))
+        self._scratch = scratch.folder()
         return self
 
     def __exit__(
@@ -153,14 +155,14 @@ class VideoWriter:
     ) -> None:
         if self._piece is not None:
             self._piece[2].abandon()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.cleanup()
 
     def write(self, table: pa.Table) -> None:
         """Rows of the job's schema, sorted by (frame_index, track_id) within and between calls."""
         for n, rows in self._cut(table):
             if self._piece is None or self._piece[0] != n:
-                self._put_piece(None)
-                path = self._scratch / f"{n:05d}.parquet"
+                self._put_piece()
+                path = Path(self._scratch.name) / f"{n:05d}.parquet"
                 self._piece = (n, path, PartWriter(path, self._job.schema, {}, STAGED_ROW_GROUP_BYTES))
             self._piece[2].write(rows)
 
@@ -180,20 +182,20 @@ class VideoWriter:
         starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(table)]
         return [(int(numbers[start]), table.slice(start, end - start)) for start, end in pairwise(starts)]
 
-    def _put_piece(self, frames: int | None) -> None:
-        """Ends the current piece; `frames` is how many frames the whole video has, once that is known."""
+    def _put_piece(self, frames: int | None = None) -> None:
+        """Ends the current piece, if there is one; `frames`: how many the video has, once that is known."""
         video = self._video.video_id
-        if self._piece is None:
-            if frames and self._job.every_frame:
-                raise ValueError(f"video {video} has no rows, {frames} frames were promised")
+        piece, self._piece = self._piece, None
+        if piece is not None:
+            n, path, writer = piece
+            writer.close()
+            if n <= max(self._pieces, default=-1):
+                raise ValueError(f"rows of video {video} are out of order")
+            self._frames += check_part(path, self._job.schema, {video: writer.rows}, {})[video]
+        if frames not in (None, self._frames):
+            raise ValueError(f"video {video} has {self._frames} frames with rows, {frames} were promised")
+        if piece is None:
             return
-        n, path, writer = self._piece
-        self._piece = None
-        writer.close()
-        if n <= max(self._pieces, default=-1):
-            raise ValueError(f"rows of video {video} are out of order")
-        promised = {video: frames} if frames is not None and self._job.every_frame else None
-        check_part(path, self._job.schema, {video: writer.rows}, promised)
         key = self._staging.piece_key(self._video, self._attempt, n)
         fault("piece.before", key)
         self._job.lake.store.create(key, path)

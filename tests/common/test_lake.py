@@ -47,14 +47,24 @@ def test_tables_and_bookkeeping_live_where_the_design_says() -> None:
     assert all(key.startswith("_") for key in outside)
 
 
+def test_what_became_of_its_videos_has_a_partition_of_its_own() -> None:
+    assert SCORES.videos == Partition("videos", (("job", "score-demo-3f"), ("archive", "clips")))
+    faces = Partition("faces", (("ingest", "i-1"), ("archive", "clips")))
+    assert faces.videos == Partition("videos", (("job", "ingest-i-1"), ("archive", "clips")))
+
+
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_partitions_are_those_with_a_part_or_a_plan(where: str, request: pytest.FixtureRequest) -> None:
+def test_partitions_are_those_with_a_part_or_a_plan_and_no_foreign_folders(
+    where: str, request: pytest.FixtureRequest
+) -> None:
     lake = Lake(str(request.getfixturevalue("tmp_path")) if where == "local" else request.getfixturevalue("s3_url"))
     planned = Partition("scores", (("model", "other-1"), ("archive", "tapes")))
     assert lake.partitions("scores") == []
     lake.store.create(lake.part_key(SCORES, UNIT), b"x")
     lake.store.create(lake.part_key(SCORES, "u2"), b"x")
     lake.store.create(lake.plan_key(planned, 1), b"x")
+    for foreign in ("model=7x/archive=clips/a", "model=m-1/a", "a=b/c=d/a", "model=m/archive=b/other=c/a", "_SUCCESS"):
+        lake.store.create(f"scores/schema=1/{foreign}", b"x")
     lake.store.create(lake.ledger_key(Partition("faces", (("ingest", "i-1"),)), UNIT), b"x")
     assert lake.partitions("scores") == [SCORES, planned]
     assert lake.partitions("faces") == []

@@ -1,8 +1,17 @@
+"""Temporary files: a process's own place, safe from other processes, gone when it is."""
+
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import pytest
+
+from common import scratch
+from common.errors import StoreError
 
 CLAIM = "from common import scratch; import tempfile, sys; print(scratch.claim(), flush=True); "
 
@@ -30,3 +39,29 @@ def test_temporary_files_of_a_killed_process_go_when_the_next_one_starts_and_a_l
     assert not folders[1].exists()
     assert not Path(own).exists()  # an end in order leaves nothing
     living.communicate()
+
+
+def test_a_folder_that_another_process_takes_for_abandoned_before_it_is_locked_is_not_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    flock = fcntl.flock
+
+    def late(lock: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        for folder in tmp_path.iterdir():
+            scratch._remove_if_abandoned(folder)
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    own = scratch.claim()
+    assert list(tmp_path.iterdir()) == [own]
+
+
+def test_a_place_for_temporary_files_that_is_gone_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    for make in (scratch.folder, scratch.claim):
+        with pytest.raises(StoreError, match=r"cannot write .*gone: a folder in its path is gone"):
+            make()

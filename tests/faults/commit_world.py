@@ -34,8 +34,8 @@ def job(url: str, table: str = "scores") -> Job:
     """Scores in one part per unit, faces in parts of four frames."""
     key, schema, step = {"scores": ("model", SCORES, None), "faces": ("ingest", FACES, 4)}[table]
     data = Partition(table, ((key, "demo-1"), ("archive", "clips")))
-    videos = Partition("videos", (("job", f"{table}-demo-1"), ("archive", "clips")))
-    return Job(Lake(url), data, videos, schema, {"window": 300}, step)
+    config = {"window": 300} | ({"frames_per_part": step} if step else {})
+    return Job(Lake(url), data, data.videos, schema, config, step)
 
 
 def listing(archive: Archive) -> Iterator[pa.RecordBatch]:
@@ -53,7 +53,7 @@ def frames_of(uri: str, version: str) -> int:
 
 
 def faces_of(uri: str, version: str) -> list[tuple[int, int | None]]:
-    """(frame, track) of each row of scores: no face in every third frame, two in every fourth."""
+    """(frame, track) of each row: no face in every third frame, two in every fourth."""
     rows: list[tuple[int, int | None]] = []
     for frame in range(frames_of(uri, version)):
         rows += [(frame, None)] if frame % 3 == 2 else [(frame, track) for track in range(1 + (frame % 4 == 3))]
@@ -65,8 +65,6 @@ def rows_of(uri: str, version: str, table: str) -> pa.Table:
     value = float(int(hashlib.sha256(f"{uri} {version}".encode()).hexdigest()[:4], 16)) / 65536
     rows = []
     for frame, track in faces_of(uri, version):
-        if track is None and table == "faces":
-            continue
         row = {"video_id": video_id(uri), "uri": uri, "frame_index": frame, "time_s": frame / 25, "track_id": track}
         row["face_status"] = "no_face" if track is None else "ok"
         if track is not None:
@@ -211,8 +209,7 @@ def audit(url: str, table: str, archive: Archive, *, staging: bool = True) -> No
     if staging:
         assert [key for key in keys if key.startswith(("_staging/", "_strikes/"))] == []
     if store.is_local:
-        left = [path for path in Path(url).rglob("*") if path.is_file() and path.name.endswith(".tmp")]
-        assert [path for path in left if path.suffix == ".parquet"] == []
+        assert [path for path in Path(url).rglob("*.tmp") if path.is_file()] == []
 
 
 def _parts(url: str, table: str) -> Iterator[pa.Table]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import resource
@@ -10,21 +9,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import commit_world as world
 import pytest
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-world = _load("commit_world")
 
 ARCHIVE = {f"/tapes/{n}.mp4": "v1" for n in range(5)} | {"/tapes/bad.mp4": "bad-v1"}
 CHANGED = ARCHIVE | {"/tapes/1.mp4": "v2", "/tapes/3.mp4": "v2", "/tapes/4.mp4": "bad-v2", "/tapes/6.mp4": "v1"}
@@ -78,7 +65,7 @@ def test_a_kill_while_changed_videos_are_replaced_changes_no_row(tmp_path: Path,
     assert world.run(lake, table, CHANGED) == []
 
 
-@pytest.mark.parametrize("point", [point for point in REVISED if "create" not in point])
+@pytest.mark.parametrize("point", REVISED)
 def test_a_kill_while_a_failure_is_tried_again_changes_no_row(tmp_path: Path, point: str) -> None:
     lake = str(tmp_path / "lake")
     archive = {"/tapes/1.mp4": "v1", "/tapes/bad.mp4": "bad-v1"}
@@ -92,8 +79,9 @@ def test_a_kill_while_a_failure_is_tried_again_changes_no_row(tmp_path: Path, po
     assert len(rows) == len(set(rows))
     committer = world.Committer(world.job(lake, "scores"))
     committer.reconcile()
-    totals = committer.totals()
-    assert (totals.planned, totals.ok, totals.failed, totals.rows) == (2, 2, 0, len(rows))
+    outcomes = [outcome for record in committer.records() for outcome in record.videos]
+    assert [outcome.row["status"] for outcome in outcomes] == ["ok", "ok"]
+    assert sum(outcome.rows for outcome in outcomes) == len(rows)
 
 
 @pytest.mark.parametrize("table", ["scores", "faces"])
@@ -132,17 +120,36 @@ def test_reconcile_rebuilds_a_lost_ledger_from_the_parts(tmp_path: Path) -> None
     store = committer.job.lake.store
     before = {entry.key: store.read(entry.key) for entry in store.list("_ledger/")}
     store.delete([*before, *(entry.key for entry in store.list("videos/"))])
-    assert len(committer.reconcile().adopted) == len(before)
+    assert len(committer.reconcile().mended) == len(before)
     assert {entry.key: store.read(entry.key) for entry in store.list("_ledger/")} == before
     world.audit(lake, "faces", ARCHIVE)
 
 
-def test_reconcile_names_a_unit_whose_part_is_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("table", "part"), [("scores", ""), ("faces", "-00000"), ("faces", "-00001")])
+def test_reconcile_names_a_unit_whose_part_is_gone_and_its_advice_restores_every_row(
+    tmp_path: Path, table: str, part: str
+) -> None:
     lake = str(tmp_path / "lake")
-    (first, _) = world.run(lake, "scores", ARCHIVE)
+    (first, _) = world.run(lake, table, ARCHIVE)
+    committer = world.Committer(world.job(lake, table))
+    store = committer.job.lake.store
+    store.delete(entry.key for entry in store.list() if entry.key.endswith(f"{first.unit}{part}.parquet"))
+    (problem,) = committer.reconcile().problems
+    assert first.unit in problem
+    assert "remove every object named after the unit and run the job again" in problem
+    store.delete(entry.key for entry in store.list() if first.unit in entry.key)
+    world.run(lake, table, ARCHIVE)
+    world.audit(lake, table, ARCHIVE)
+
+
+def test_reconcile_passes_over_files_that_are_no_parts(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    world.run(lake, "scores", ARCHIVE)
     committer = world.Committer(world.job(lake))
-    committer.job.lake.store.delete([committer.job.lake.part_key(committer.job.data, first.unit)])
-    assert committer.reconcile().missing == (first.unit,)
+    for stray in (f"{committer.job.data}/_SUCCESS", f"_ledger/{committer.job.data}/.DS_Store"):
+        committer.job.lake.store.create(stray, b"x")
+    found = committer.reconcile()
+    assert (found.units, found.mended, found.problems) == (2, (), ())
 
 
 @pytest.mark.parametrize("table", ["scores", "faces"])

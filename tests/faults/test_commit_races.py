@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import errno
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import commit_world as world
 import pytest
 
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-world = _load("commit_world")
+from common import parts
+from common.errors import StoreError
+from common.publish import Publisher
+from common.units import Video
 
 ARCHIVE = {f"/tapes/{n}.mp4": "v1" for n in range(5)} | {"/tapes/bad.mp4": "bad-v1"}
 GROWN = ARCHIVE | {f"/tapes/{n}.mp4": "v1" for n in range(6, 9)}
@@ -156,6 +149,54 @@ def test_committers_racing_for_one_unit_publish_it_once(tmp_path: Path) -> None:
     world.audit(lake, "faces", ARCHIVE)
 
 
+def test_a_twin_that_commits_between_look_and_copy_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = str(tmp_path / "lake")
+    job = world.job(lake)
+    changed = {"/tapes/1.mp4": "v1", "/tapes/2.mp4": "v2"}
+    twin, committer = world.Committer(job), world.Committer(job)
+    twin.plan.extend(world.listing(changed | {"/tapes/2.mp4": "v1"}))
+    (before,) = twin.pending()
+    committer.plan.extend(world.listing(changed))
+    (unit,) = committer.pending()
+    for staged in (before, unit):
+        world.stage(job, staged)
+    copy = Publisher._copy_piece
+
+    def commit_first(*arguments: Any) -> None:
+        monkeypatch.undo()
+        twin.commit(before)
+        copy(*arguments)
+
+    monkeypatch.setattr(Publisher, "_copy_piece", commit_first)
+    committer.commit(unit)
+    world.audit(lake, "scores", changed)
+
+
+@pytest.mark.parametrize("trouble", ["a read error", "a part of somebody else"])
+def test_a_part_that_cannot_be_read_is_not_taken_for_somebody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    lake = str(tmp_path / "lake")
+    (record,) = world.run(lake, "scores", {"/tapes/1.mp4": "v1"})
+    publisher = Publisher(world.job(lake))
+    key = publisher.part_key(record.unit, 0)
+    if trouble == "a read error":
+
+        def stale(*_: object) -> None:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+        monkeypatch.setattr(parts.pq, "ParquetFile", stale)
+        with pytest.raises(StoreError, match=r"cannot read .*part-u.*Stale"):
+            publisher.footer(key)
+    else:
+        path = Path(lake) / key
+        path.write_bytes(b"PAR1" + bytes(64) + path.read_bytes()[-60:])
+        with pytest.raises(world.CommitConflict, match="not written by this program"):
+            publisher.footer(key)
+
+
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_revisions_racing_each_other_end_as_the_latest_plan_says(
     where: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -254,3 +295,14 @@ def test_rows_that_are_not_fit_to_publish_are_refused_before_anything_counts(
     assert list(job.lake.store.list("_staging/")) == []
     with pytest.raises(world.MienError, match="not staged"):
         committer.commit(unit)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"), [({"duration_s": float("nan")}, "duration_s is NaN"), ({"size": None}, "size is NULL")]
+)
+def test_a_row_of_videos_that_is_not_fit_to_publish_is_refused(tmp_path: Path, known: Any, message: str) -> None:
+    job = world.job(str(tmp_path / "lake"))
+    video = Video("/tapes/1.mp4", "v1", 9, "u1")
+    with pytest.raises(ValueError, match=message):
+        world.Staging(job).fail(video, world.videos_row(video) | known)
+    assert list(job.lake.store.list()) == []
