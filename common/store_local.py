@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -115,9 +115,12 @@ class LocalFiles:
         deadline = time.time() - SWEEP_AGE_S
         for folder, _, names in os.walk(self.root):
             for name in names:
-                path = os.path.join(folder, name)
-                if name.startswith(OURS) and name.endswith(".tmp") and os.stat(path).st_mtime < deadline:
-                    Path(path).unlink(missing_ok=True)
+                if name.startswith(OURS) and name.endswith(".tmp"):
+                    path = os.path.join(folder, name)
+                    # A living writer may take its file away at any moment.
+                    with speaking("remove", path), suppress(FileNotFoundError):
+                        if os.stat(path).st_mtime < deadline:
+                            os.unlink(path)
 
     def _prune(self, folder: str) -> None:
         """Removes folders that a deletion has left empty, as S3 has none: staging would leave one per video."""
