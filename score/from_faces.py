@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.bundle import Crop
-from common.commit import Committer, Job, Outcome
-from common.errors import UsageError, VideoError
+from common.commit import Committer, Job, LedgerRecord, Outcome
+from common.errors import NotFound, UsageError, VideoError
 from common.lake import Lake, Partition
 from common.schema import FACES
 from common.units import LISTING, Video
@@ -31,11 +32,14 @@ class Ingested:
     lake: Lake
     partition: Partition
 
+    @property
+    def ingest(self) -> str:
+        """The digest of the configuration that the faces were ingested with."""
+        return dict(self.partition.keys)["ingest"]
+
     def committer(self) -> Committer:
         """Reads the plan and ledger of the faces; commits nothing."""
-        (_, ingest), (_, archive) = self.partition.keys
-        videos = Partition("videos", (("job", f"ingest-{ingest}"), ("archive", archive)))
-        return Committer(Job(self.lake, self.partition, videos, FACES, {}, frames_per_part=1))
+        return Committer(Job.of(self.lake, self.partition))
 
     def listing(self) -> Iterator[pa.RecordBatch]:
         """Every ingested video that has frames, schema `LISTING`."""
@@ -70,28 +74,51 @@ def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
 
 
 class IngestedFaces:
-    """A source of faces for the scoring of videos, as `ingest.source.FaceSource` is."""
+    """A source of faces for the scoring of videos, as `ingest.source.FaceSource` is.
+
+    Holds 36 bytes for each ingested video, and of one unit at a time what the ledger says.
+    """
 
     def __init__(self, ingested: Ingested) -> None:
         self._ingested = ingested
-        self._parts: dict[str, tuple[Outcome, list[str]]] = {}
-        lake, partition = ingested.lake, ingested.partition
-        for record in ingested.committer().records():
-            for outcome in record.videos:
-                keys = [lake.part_key(partition, record.unit, n) for n in outcome.pieces]
-                self._parts[outcome.video_id] = (outcome, keys)
+        plan = ingested.committer().plan
+        plan.load()
+        units = plan.units()
+        ids = np.fromiter((video.video_id for unit in units for video in unit.videos), "S32", units.videos)
+        order = np.argsort(ids)
+        self._names = [unit.id for unit in units]
+        self._ids = ids[order]
+        self._unit = np.repeat(np.arange(len(units), dtype=np.int32), [len(unit.videos) for unit in units])[order]
+        self._record: LedgerRecord | None = None
 
     def prefetch(self, video: Video) -> None:
         """Nothing: parts are read where they lie."""
 
     @contextmanager
     def open(self, video: Video) -> Iterator[IngestedStream]:
-        found = self._parts.get(video.video_id)
-        if found is None or found[0].row["status"] == "failed":
+        record = self._record_of(video)
+        found = [outcome for outcome in record.videos if outcome.video_id == video.video_id] if record else []
+        if record is None or not found or found[0].row["status"] == "failed":
             raise VideoError("missing", "the video has no ingested faces: run `mien ingest` on it first")
-        if found[0].row["version"] != video.version:
+        (outcome,) = found
+        if outcome.row["version"] != video.version:
             raise VideoError("changed", "the video changed since its faces were ingested: run `mien ingest` again")
-        yield IngestedStream(self._ingested.lake, *found)
+        lake, partition = self._ingested.lake, self._ingested.partition
+        yield IngestedStream(lake, outcome, [lake.part_key(partition, record.unit, n) for n in outcome.pieces])
+
+    def _record_of(self, video: Video) -> LedgerRecord | None:
+        """Of the unit that the video was ingested in, if it is committed."""
+        at = int(np.searchsorted(self._ids, video.video_id.encode()))
+        if at == len(self._ids) or self._ids[at].decode() != video.video_id:
+            return None
+        unit = self._names[self._unit[at]]
+        if self._record is None or self._record.unit != unit:
+            lake, partition = self._ingested.lake, self._ingested.partition
+            try:
+                self._record = LedgerRecord.from_json(lake.store.read(lake.ledger_key(partition, unit)))
+            except NotFound:
+                return None
+        return self._record
 
 
 class IngestedStream:

@@ -95,16 +95,11 @@ def make_job(lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig
     described = {
         "bundle": manifest.id,
         "dtype": config_.dtype,
-        "faces": str(ingested.partition) if ingested else config_.faces.identity(),
+        "faces": {"ingest": ingested.ingest} if ingested else config_.faces.identity(),
     }
     model = f"{manifest.name}-{manifest.id}-{config.digest(described)}"
-    return Job(
-        lake=lake,
-        data=Partition("scores", (("model", model), ("archive", archive_name))),
-        videos=Partition("videos", (("job", f"score-{model}"), ("archive", archive_name))),
-        schema=SCORES,
-        config=described,
-    )
+    data = Partition("scores", (("model", model), ("archive", archive_name)))
+    return Job(lake=lake, data=data, videos=data.videos, schema=SCORES, config=described)
 
 
 def run(job: Job, listing: Iterable[pa.RecordBatch], processor: ScoreProcessor, options: JobOptions) -> runner.Summary:

@@ -13,7 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from common import schema
+from common.bundle import Bundle
+from common.labels import ACTION_UNITS, EXPRESSIONS
 from common.lake import Lake, Partition
+from common.units import Video
 from ingest.faces import FaceBatch
 
 SIZE = 8
@@ -153,3 +156,66 @@ def make_rows() -> Callable[..., pa.Table]:
 @pytest.fixture
 def put_part() -> Callable[..., str]:
     return sample_part
+
+
+def account(video: Video, **known: Any) -> dict[str, Any]:
+    """A row of `videos`, as a worker would make it."""
+    return {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "version": video.version,
+        "size": video.size,
+        "frames": 0,
+        "frames_with_face": 0,
+        "tracks": 0,
+        "attempts": 1,
+        "wall_s": 0.5,
+        "run_id": "r1",
+        "code_version": "0",
+        "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
+    } | known
+
+
+@pytest.fixture
+def make_account() -> Callable[..., dict[str, Any]]:
+    return account
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Real models of all three tasks with random weights, for crops of `SIZE` pixels and short windows."""
+    import torch
+
+    from common import bundle
+    from train.models.temporal import TemporalModel, TemporalOptions
+    from train.models.vit import Encoder, EncoderOptions
+
+    torch.manual_seed(0)
+    encoder = EncoderOptions(image=SIZE, channels=1, patch=4, dim=16, depth=1, heads=2)
+    temporal = TemporalOptions(features=16, channels=(8, 8), dim=16, layers=1, heads=2, feedforward=16, hidden=8)
+    outputs = {"va": 2, "expr": len(EXPRESSIONS), "au": len(ACTION_UNITS)}
+    weights = {f"{task}.safetensors": TemporalModel(temporal, k).state_dict() for task, k in outputs.items()}
+    manifest = {
+        "name": "tiny",
+        "tasks": tuple(outputs),
+        "encoder": {"kind": "vit", "options": encoder.model_dump(mode="json"), "file": "encoder.safetensors"},
+        "preprocess": {"crop": [0, 0, SIZE], "size": SIZE, "grey": True, "standardise": True},
+        "crop": {"size": SIZE},
+        "temporal": {
+            task: {"options": temporal.model_dump(mode="json"), "file": f"{task}.safetensors"} for task in outputs
+        },
+        "window": 30,
+        "stride": 20,
+        "fps": 20.0,
+        "gaps": "mask",
+        "classes": {"expr": EXPRESSIONS, "au": ACTION_UNITS},
+        "thresholds": {"au": 0.5},
+        "recipe": {},
+        "data": {},
+        "metrics": {},
+        "code_version": "0",
+        "licence": "Apache-2.0",
+        "intended_use": "tests",
+    }
+    weights["encoder.safetensors"] = Encoder(encoder).state_dict()
+    return bundle.write(tmp_path_factory.mktemp("bundles") / "tiny", manifest, weights)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -21,23 +19,6 @@ from score.windows import Windowing
 MODEL = "demo-0123-4567"
 
 
-def account(video: Video, **known: Any) -> dict[str, Any]:
-    return {
-        "video_id": video.video_id,
-        "uri": video.uri,
-        "version": video.version,
-        "size": video.size,
-        "frames": 0,
-        "frames_with_face": 0,
-        "tracks": 0,
-        "attempts": 1,
-        "wall_s": 0.5,
-        "run_id": "r1",
-        "code_version": "0",
-        "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
-    } | known
-
-
 @pytest.fixture(params=["local", "s3"])
 def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
     lake = Lake(str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url"))
@@ -50,7 +31,7 @@ def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
     )
 
 
-def test_committed_rows_are_what_the_stream_gave(job: Job, arithmetic_model, make_faces) -> None:
+def test_committed_rows_are_what_the_stream_gave(job: Job, arithmetic_model, make_faces, make_account) -> None:
     listed = [Video(f"/clips/{name}.mp4", "1-1", 10) for name in "abc"]
     rows = [{"video_id": v.video_id, "uri": v.uri, "version": v.version, "size": v.size} for v in listed]
     committer, staging = Committer(job), Staging(job)
@@ -59,7 +40,7 @@ def test_committed_rows_are_what_the_stream_gave(job: Job, arithmetic_model, mak
     given = 0
     for video in unit.videos:
         if video.uri.endswith("c.mp4"):
-            staging.fail(video, account(video, status="failed", reason="not_video", message="no"))
+            staging.fail(video, make_account(video, status="failed", reason="not_video", message="no"))
             continue
         with staging.writer(video, "a" * 32) as writer:
             for table in scores(
@@ -67,7 +48,7 @@ def test_committed_rows_are_what_the_stream_gave(job: Job, arithmetic_model, mak
             ):
                 given += len(table)
                 writer.write(table)
-            writer.finish(account(video, status="ok", frames=400))
+            writer.finish(make_account(video, status="ok", frames=400))
 
     with connect(job.lake) as tables:
         assert list(tables.query("SELECT count(*) FROM scores")[1]) == [(0,)]
