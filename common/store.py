@@ -72,7 +72,13 @@ def canonical_uri(uri: str) -> str:
         return uri
     if "://" in uri:
         raise UsageError(f"{uri}: only local paths and s3:// are read, copy the files to one of them")
-    return os.path.abspath(os.path.expanduser(uri))
+    path = os.path.abspath(os.path.expanduser(uri))
+    return path[1:] if path.startswith("//") else path  # POSIX keeps two leading slashes; Linux means the same by one
+
+
+def file_version(found: os.stat_result) -> str:
+    """The version of a local file, by what `os.stat` says of it."""
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -108,6 +114,13 @@ class Store:
 
         return S3Objects(self.url, self.settings)
 
+    def _checked(self, key: str) -> str:
+        # On S3 a key is a name, not a path: it may begin with a slash or hold dots like any other character.
+        leaves = key.startswith("/") or "\0" in key or not {".", ".."}.isdisjoint(key.split("/"))
+        if not key or (self.is_local and leaves):
+            raise StoreError(f"{key!r} is not a key this program reads or writes: rename the object")
+        return key
+
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
@@ -120,7 +133,7 @@ class Store:
 
     def stat(self, key: str) -> Entry | None:
         """The object, or None if there is none."""
-        return self._backend.stat(_checked(key))
+        return self._backend.stat(self._checked(key))
 
     def read(self, key: str) -> bytes:
         """The whole object. Raises `NotFound`."""
@@ -128,7 +141,7 @@ class Store:
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """The whole object and the version that was read. Raises `NotFound`."""
-        return self._backend.read_versioned(_checked(key))
+        return self._backend.read_versioned(self._checked(key))
 
     def download(self, key: str, path: Path, version: str | None = None) -> None:
         """Copies the object to a local file in bounded memory; on an error no file is left.
@@ -136,26 +149,26 @@ class Store:
         Raises `NotFound`, and `PreconditionFailed` if the object is not `version` or changes while it is read.
         """
         try:
-            self._backend.download(_checked(key), path, version)
+            self._backend.download(self._checked(key), path, version)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
 
     def open_input(self, key: str) -> BinaryIO:
         """The object as a seekable file that reads ranges as they are asked for. Raises `NotFound`."""
-        return self._backend.open_input(_checked(key))
+        return self._backend.open_input(self._checked(key))
 
     def create(self, key: str, data: bytes | Path) -> str:
         """Puts a new object (bytes, or a file's content) and returns its version. Raises `AlreadyExists`."""
-        return self._backend.put(_checked(key), _not_empty(key, data), None)
+        return self._backend.put(self._checked(key), _not_empty(key, data), None)
 
     def replace(self, key: str, data: bytes | Path, version: str) -> str:
         """Puts over the named version, returns the new one. Raises `PreconditionFailed` if it is another, or none."""
-        return self._backend.put(_checked(key), _not_empty(key, data), version)
+        return self._backend.put(self._checked(key), _not_empty(key, data), version)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects in batches; keys without an object are fine."""
-        self._backend.delete(_checked(key) for key in keys)
+        self._backend.delete(self._checked(key) for key in keys)
 
     def sweep(self) -> None:
         """Removes temporary files that killed writers left a day ago or earlier (local files only)."""
@@ -182,13 +195,6 @@ class Store:
                 f"{winners} of {writers} writers created the same object in {self.url}: this storage does not keep "
                 "create-only puts, use one that does (AWS S3, or a local disk)"
             )
-
-
-def _checked(key: str) -> str:
-    parts = key.split("/")
-    if not key or key.startswith("/") or ".." in parts or "." in parts or "\0" in key:
-        raise StoreError(f"{key!r} is not a key this program reads or writes: rename the object")
-    return key
 
 
 def _not_empty(key: str, data: bytes | Path) -> bytes | Path:

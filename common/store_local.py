@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import AccessDenied, AlreadyExists, NotFound, PreconditionFailed, StoreError
-from common.store import Entry
+from common.store import Entry, file_version
 
 OURS = ".mien-"  # temporary and lock files: never listed
 LOCK_PATIENCE_S = 60
@@ -166,7 +166,7 @@ def _open_new(name: str) -> BinaryIO:
 
 
 def _entry(key: str, found: os.stat_result) -> Entry:
-    return Entry(key, found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
+    return Entry(key, found.st_size, file_version(found))
 
 
 def _sync(folder: str) -> None:

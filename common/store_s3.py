@@ -25,12 +25,15 @@ from fsspec.asyn import sync
 
 from common.errors import AccessDenied, AlreadyExists, NotFound, PreconditionFailed, StoreError
 from common.store import Entry, StoreSettings
+from common.store_local import speaking
 
 PATIENCE_S = 45.0  # a call is not tried again once this much time has passed
 TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20}
 SINGLE_PUT_BYTES = 5 << 30
 _CHUNK = 8 << 20
 _MARK = "mien-put"
+_REFUSED = {"InternalError": 500, "ServiceUnavailable": 503, "SlowDown": 503, "AccessDenied": 403}
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 _ADVICE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role that may"
 T = TypeVar("T")
 
@@ -58,7 +61,6 @@ class S3Objects:
     """`url` is s3://bucket[/prefix]; a version is an ETag without its quotes."""
 
     def __init__(self, url: str, settings: StoreSettings) -> None:
-        self.url = url
         self.settings = settings
         self.bucket, _, prefix = url[5:].partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
@@ -89,12 +91,9 @@ class S3Objects:
         head = self._head(key)
         if version not in (None, _version(head)):
             raise PreconditionFailed(f"{self._where(key)} has changed: run again to list it anew")
-        try:
-            with open(path, "wb") as file:
-                for start in range(0, head["ContentLength"], _CHUNK):
-                    file.write(self.read_range(key, start, _CHUNK, _version(head)))
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}, make room and run again") from None
+        with speaking("write", str(path)), open(path, "wb") as file:
+            for start in range(0, head["ContentLength"], _CHUNK):
+                file.write(self.read_range(key, start, _CHUNK, _version(head)))
 
     def open_input(self, key: str) -> BinaryIO:
         head = self._head(key)
@@ -139,10 +138,15 @@ class S3Objects:
         left = iter(keys)
         while batch := list(islice(left, 1000)):
             objects = [{"Key": self.prefix + key} for key in batch]
-            answer = self._call("delete", batch[0], "delete_objects", Delete={"Objects": objects, "Quiet": True})
-            if errors := answer.get("Errors"):
-                first = errors[0]
-                raise StoreError(f"cannot delete s3://{self.bucket}/{first.get('Key')}: {first.get('Code')}")
+            self._retrying("delete", batch[0], functools.partial(self._delete, objects))
+
+    async def _delete(self, objects: list[dict[str, str]]) -> None:
+        answer = await self._request("delete_objects", Delete={"Objects": objects, "Quiet": True})
+        if errors := answer.get("Errors"):
+            # The request succeeds although an object was refused; made an error like any other, it is tried again.
+            status = _REFUSED.get(errors[0]["Code"], 400)
+            failed = {"Error": errors[0], "ResponseMetadata": {"HTTPStatusCode": status}}
+            raise botocore.exceptions.ClientError(failed, "DeleteObjects")
 
     def sweep(self) -> None:
         """Nothing to do: a single put leaves nothing behind."""
@@ -191,7 +195,16 @@ class S3Objects:
             raise NotFound(f"{where} is not there") from None
         if status == 412:
             raise PreconditionFailed(f"{where} is not the version that was read: run again") from None
-        if status in (401, 403) or isinstance(error, botocore.exceptions.NoCredentialsError):
+        if code in _EXPIRED:
+            raise StoreError(
+                f"cannot {action} {where}: the credentials have expired, renew them and run again"
+            ) from None
+        if isinstance(error, botocore.exceptions.NoCredentialsError):
+            # Not `AccessDenied`: it is not this object's.
+            raise StoreError(
+                f"cannot {action} {where}: there are no credentials, {_ADVICE_CREDENTIALS} do it"
+            ) from None
+        if status in (401, 403):
             raise AccessDenied(f"cannot {action} {where}: access is denied, {_ADVICE_CREDENTIALS} do it") from None
         if _passing(error):
             endpoint = self.settings.endpoint_url or "AWS S3"
@@ -199,8 +212,16 @@ class S3Objects:
             raise StoreError(
                 f"could not reach {endpoint} to {action} {where} ({what}): check the server and the network, run again"
             ) from None
-        what = f"{code} ({status})" if code else f"{type(error).__name__}: {error}"
-        raise StoreError(f"cannot {action} {where}: the storage answers {what}") from None
+        if status:
+            raise StoreError(
+                f"cannot {action} {where}: the storage answers {code} ({status}), check its name, its permissions and "
+                "whether the credentials have expired"
+            ) from None
+        # Nothing was sent: botocore found no profile of that name, half of the credentials, a wrong endpoint.
+        said = str(error).strip().rstrip(".") or type(error).__name__
+        raise StoreError(
+            f"cannot {action} {where}: {said}; check AWS_PROFILE, the credentials and MIEN_S3_ENDPOINT"
+        ) from None
 
     def _where(self, key: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{key}"

@@ -207,8 +207,22 @@ def test_any_name_that_an_archive_may_hold_is_a_key(store: Store, key: str, tmp_
     assert keys(store) == []
 
 
+@pytest.mark.parametrize("key", ["/x.mp4", "a//b.mp4", "./a", "a/../b", ".."])
+def test_on_s3_a_key_is_a_name_and_no_path(s3_url: str, key: str, tmp_path: Path) -> None:
+    root, name = split_uri(f"{s3_url}/{key}")
+    store = Store(root)
+    version = store.create(name, b"x")
+    assert keys(store) == [key]
+    store.download(name, tmp_path / "copy", version)
+    store.replace(name, b"y", version)
+    assert store.read(name) == b"y"
+    store.delete([name])
+    assert keys(store) == []
+
+
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "./a", "nul\0"])
-def test_a_key_that_could_leave_the_root_is_refused(store: Store, key: str) -> None:
+def test_a_key_that_could_leave_the_root_is_refused(tmp_path: Path, key: str) -> None:
+    store = Store(str(tmp_path / "root"))
     for use in (store.read, store.stat, store.open_input, lambda key: store.create(key, b"x")):
         with pytest.raises(StoreError, match="not a key"):
             use(key)
@@ -227,6 +241,7 @@ def test_a_store_travels_to_another_process(store: Store) -> None:
 def test_uris_have_one_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert canonical_uri("./x/../y.mp4") == canonical_uri("y.mp4") == str(tmp_path / "y.mp4")
+    assert canonical_uri("//tmp/x.mp4") == canonical_uri("/tmp//x.mp4") == "/tmp/x.mp4"
     assert canonical_uri("s3://bucket/a//b?c") == "s3://bucket/a//b?c"
     assert split_uri("y.mp4") == ("/", str(tmp_path / "y.mp4")[1:])
     assert split_uri("s3://bucket/a/b c") == ("s3://bucket", "a/b c")
@@ -294,6 +309,12 @@ def test_a_download_that_fills_the_disk_leaves_nothing(store: Store, tmp_path: P
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_download_to_a_folder_that_is_gone_does_not_ask_for_room(store: Store, tmp_path: Path) -> None:
+    store.create("a", b"x")
+    with pytest.raises(StoreError, match=r"cannot write .*: a folder in its path is gone"):
+        store.download("a", tmp_path / "gone" / "copy")
+
+
 def test_a_read_only_folder_is_one_sentence_and_leaves_nothing() -> None:
     folder = Path(tempfile.mkdtemp())  # not below tmp_path, which only its owner may enter
     try:
@@ -344,7 +365,8 @@ def test_sweeping_lets_writers_be_whose_files_come_and_go(tmp_path: Path, monkey
 class FaultProxy(ThreadingHTTPServer):
     """Stands before the S3 server and does to each request what the next of `faults` says.
 
-    `drop`: the server does it, the answer is lost; an integer: this status instead; `cut`: half of the body; `pass`.
+    `drop`: the server does it, the answer is lost; an integer: this status instead; (status, XML): this answer instead;
+    `cut`: half of the body; `pass`.
     """
 
     daemon_threads = True
@@ -352,7 +374,7 @@ class FaultProxy(ThreadingHTTPServer):
     def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), _Proxied)
         self.upstream = urlsplit(upstream)
-        self.faults: list[str | int] = []
+        self.faults: list[str | int | tuple[int, str]] = []
         self.seen: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -370,8 +392,9 @@ class _Proxied(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.server.faults.pop(0) if self.server.faults else "pass"
         if isinstance(fault, int):
-            error = f"<Error><Code>Injected{fault}</Code><Message>x</Message></Error>".encode()
-            self._answer(fault, [], b"" if self.command == "HEAD" else error, None)
+            fault = (fault, f"<Error><Code>Injected{fault}</Code><Message>x</Message></Error>")
+        if isinstance(fault, tuple):
+            self._answer(fault[0], [], b"" if self.command == "HEAD" else fault[1].encode(), None)
             return
         assert self.server.upstream.hostname
         upstream = http.client.HTTPConnection(self.server.upstream.hostname, self.server.upstream.port)
@@ -471,6 +494,38 @@ def test_refusals_are_not_tried_again_and_say_what_to_do(proxy: FaultProxy, shak
         with pytest.raises(kind, match=said):
             shaky.create("a", b"x")
         assert proxy.seen == ["PUT"]
+
+
+def refusal(code: str) -> tuple[int, str]:
+    """The answer to a DeleteObjects that was carried out for all but one object."""
+    return 200, f"<DeleteResult><Error><Key>a</Key><Code>{code}</Code><Message>x</Message></Error></DeleteResult>"
+
+
+def test_objects_that_a_deletion_left_out_are_deleted_again(proxy: FaultProxy, shaky: Store) -> None:
+    shaky.create("a", b"x")
+    proxy.faults = [refusal("InternalError"), refusal("SlowDown")]
+    shaky.delete(["a"])
+    assert keys(shaky) == []
+    proxy.faults = [refusal("AccessDenied")]
+    with pytest.raises(AccessDenied, match=r"cannot delete s3://.*/a: access is denied"):
+        shaky.delete(["a"])
+
+
+def test_credentials_that_are_at_fault_are_no_fault_of_the_object(
+    proxy: FaultProxy, shaky: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.faults = [(400, "<Error><Code>ExpiredToken</Code><Message>x</Message></Error>")]
+    with pytest.raises(StoreError, match="have expired, renew them and run again"):
+        shaky.read("a")
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    with pytest.raises(StoreError, match=r"no-such-profile\) could not be found; check AWS_PROFILE") as error:
+        Store(s3_url, StoreSettings(proxy.endpoint, "eu-north-1")).read("a")
+    assert not isinstance(error.value, AccessDenied)
+
+
+def test_an_endpoint_that_is_no_url_is_named(s3_url: str) -> None:
+    with pytest.raises(StoreError, match=r"Invalid endpoint: localhost:9; check .* MIEN_S3_ENDPOINT"):
+        Store(s3_url, StoreSettings("localhost:9")).read("a")
 
 
 def test_a_server_that_is_gone_is_one_sentence_after_bounded_tries(
