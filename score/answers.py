@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
@@ -19,7 +21,7 @@ def as_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
     shown = [list(row) for row in islice(drawn, SHOWN_ROWS)]
     cells = [[_shown(value) for value in row] for row in shown]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(names)]
-    numbers = [all(isinstance(row[i], int | float | None) for row in shown) for i in range(len(names))]
+    numbers = [all(isinstance(row[i], int | float | Decimal | None) for row in shown) for i in range(len(names))]
 
     def line(values: Sequence[str]) -> str:
         placed = zip(values, widths, numbers, strict=True)
@@ -33,12 +35,11 @@ def as_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
 
 
 def as_csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Lines of CSV with a header; NULL is an empty field, bytes are Base64."""
+    """Lines of CSV with a header; NULL and NaN are an empty field, bytes are Base64."""
     for row in [names], rows:
         for values in row:
             buffer = io.StringIO()
-            plain = [base64.b64encode(v).decode() if isinstance(v, bytes) else v for v in values]
-            csv.writer(buffer, lineterminator="").writerow(plain)
+            csv.writer(buffer, lineterminator="").writerow(map(_plain, values))
             yield buffer.getvalue()
 
 
@@ -47,8 +48,24 @@ def as_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
     from pydantic_core import to_json
 
     for row in rows:
-        values = dict(zip(names, row, strict=True))
-        yield to_json(values, inf_nan_mode="null", bytes_mode="base64", fallback=str).decode()
+        values = dict(zip(names, map(_plain, row), strict=True))
+        yield to_json(values, fallback=str).decode()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers are Python's own and finite, else None; bytes are Base64 (RFC 4648, section 4)."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Decimal():  # a sum of integers, or a number written with a point
+            return int(value) if value == value.to_integral_value() else float(value)
+        case bytes():
+            return base64.b64encode(value).decode()
+        case list() | tuple():
+            return [_plain(each) for each in value]
+        case dict():
+            return {key: _plain(each) for key, each in value.items()}
+    return value
 
 
 def _shown(value: Any) -> str:

@@ -16,12 +16,16 @@ from ingest.options import face_options
 @click.option(
     "--model", "bundle", required=True, metavar="BUNDLE", help="Folder or s3://... of the bundle to score with."
 )
-@click.option("--from-faces", is_flag=True, help="Score what is ingested; SRC may be left out, with --archive given.")
+@click.option(
+    "--from-faces", is_flag=True, help="Score faces that are ingested; SRC may be left out, with --archive given."
+)
 @click.option("--ingest", metavar="I", help="Which faces, if the archive was ingested in several ways.")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), metavar="N", help="Faces a call of the encoder; changes no row."
 )
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the networks. [default: float32]")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the bundle's networks. [default: float32]"
+)
 @face_options
 @job_options
 def score(
@@ -44,6 +48,12 @@ def score(
 
     if not (sources or (from_faces and options.archive)):
         raise click.UsageError("name the videos to score, or --from-faces with --archive for what is ingested")
+    if ingest and not from_faces:
+        raise click.UsageError("--ingest chooses among ingested faces: give --from-faces with it, or leave it out")
+    if from_faces and any(faces.values()):
+        raise click.UsageError(
+            "--from-faces takes faces as they were found: leave out the options of decoder, detector"
+        )
     chosen = {"faces": faces, "batch_size": batch_size, "dtype": precision}
     where = bundle if bundle.startswith("s3://") else str(Path(bundle).absolute())
     opened = Bundle.open(where)
@@ -84,7 +94,7 @@ def status(lake: str, json: bool) -> None:
 @click.option("--json", "form", flag_value="json", help="Print a JSON object for each row.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV with a header.")
 def sql(lake: str, query: str, form: str | None) -> None:
-    """Answer the QUERY, one SELECT of DuckDB's SQL, over the tables of LAKE.
+    """Answer the QUERY, one statement of DuckDB's SQL that only reads, over the tables of LAKE.
 
     The tables are scores, faces, videos and labels; "describe scores" lists the columns of one.
     """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from score.answers import SHOWN_ROWS, as_csv, as_json, as_text
 
@@ -42,7 +44,7 @@ def test_csv_reads_back() -> None:
     assert read[0] == NAMES
     assert read[1] == ["/a, b.mp4", "0.123456789", "7", "/wA=", "2026-01-02 00:00:00+00:00"]
     assert read[2] == ["x" * 99, "", "12345", "", ""]
-    assert read[3][0] == 'two\n"lines"'
+    assert read[3] == ['two\n"lines"', "", "0", "", ""]
 
 
 def test_json_is_an_object_a_line_without_nan() -> None:
@@ -51,8 +53,16 @@ def test_json_is_an_object_a_line_without_nan() -> None:
         "uri": "/a, b.mp4",
         "valence": 0.123456789,
         "n": 7,
-        "crop": "_wA=",
+        "crop": "/wA=",
         "at": "2026-01-02T00:00:00Z",
     }
     assert second["valence"] is None
     assert third["valence"] is None
+
+
+def test_numbers_are_numbers_whatever_type_duckdb_gives_them() -> None:
+    row = (Decimal(15), Decimal("1.50"), Decimal(2**100), [Decimal("2.5"), math.inf], {"a": Decimal(3)})
+    (line,) = as_json(["sum", "share", "large", "list", "struct"], [row])
+    assert line == f'{{"sum":15,"share":1.5,"large":{2**100},"list":[2.5,null],"struct":{{"a":3}}}}'
+    assert list(as_csv(["sum", "share"], [row[:2]]))[1] == "15,1.5"
+    assert list(as_text(["frames"], [row[:1]]))[2] == "    15"

@@ -60,6 +60,20 @@ def test_status_prints_text_or_one_json_object(lake: str, capsys: pytest.Capture
     assert (job["table"], job["rows"], job["todo"]) == ("scores", 6, 0)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["v.mp4", "--ingest", "i-1"], "--from-faces"),
+        (["--from-faces", "--archive", "a", "--every", "2"], "decoder, detector"),
+        (["--from-faces", "--archive", "a", "--detector", "mtcnn"], "decoder, detector"),
+        (["--from-faces"], "--archive"),
+    ],
+)
+def test_options_of_score_that_would_be_ignored_are_wrong_usage(options: list, sentence: str, capsys) -> None:
+    assert main(["score", *options, "--lake", "/no/lake", "--model", "/no/bundle"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("warn", 0), ("fail", 1)])
 def test_doctor_fails_only_for_what_is_broken(
     state: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
