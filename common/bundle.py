@@ -162,7 +162,8 @@ def check_destination(folder: Path) -> None:
 def write(folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mapping[str, torch.Tensor]]) -> Bundle:
     """Writes a bundle: `manifest` holds the fields of `BundleManifest` except `id` and `files`, `weights` the tensors.
 
-    The folder appears whole or not at all. A bundle that was there is replaced; `UsageError` for any other folder.
+    The folder appears whole or not at all. A bundle that was there is replaced (a kill between the two renames leaves
+    it beside, as `.<name>.<8 hex digits>.old`); `UsageError` for any other folder.
     """
     from safetensors.torch import save_file
 
@@ -280,9 +281,13 @@ def _download(url: str) -> Path:
         (scratch / MANIFEST).write_bytes(text)
         if not _whole(scratch, manifest):
             raise UsageError(f"the weights of the bundle {url} are damaged: copy the bundle there again")
-        # Another process may have fetched the same bundle meanwhile: theirs is as good as ours.
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(scratch, folder)
+        try:
+            os.rename(scratch, folder)
+        except OSError:
+            # Another process may have fetched the same bundle meanwhile, and others read it already.
+            if not _whole(folder, manifest):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.rename(scratch, folder)
     except OSError as error:
         if not _whole(folder, manifest):
             raise MienError(f"the bundle {url} cannot be kept in {folder.parent}: {error.strerror or error}") from error

@@ -128,9 +128,7 @@ def _keys(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[str]:
 def _read(file: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """The file's values, and the line of each key."""
     try:
-        text = file.read_text("utf-8")
-        values = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
+        values, lines = _parsed(file.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -140,11 +138,21 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise UsageError(f"the configuration {file}{line} is not YAML: {problem}") from None
+    except ValueError as error:
+        raise UsageError(f"a value in the configuration {file} cannot be read, {error}: put it in quotes") from None
     if values is None:
         return {}, lines
     if not isinstance(values, dict):
         raise UsageError(f"the configuration {file} holds no keys: write 'key: value' lines")
     return values, lines
+
+
+def _parsed(text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
+    """The values of a YAML text, and the line of each key. Raises `YAMLError`, and `ValueError` for an odd value."""
+    try:
+        return yaml.safe_load(text), dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
+    except RecursionError:
+        raise ValueError("it holds itself or is too deep") from None
 
 
 def _lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -175,8 +183,8 @@ def _parse(override: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not all(path):
         raise UsageError(f"'{override}' is not an override: write key=value, such as train.epochs=3")
     try:
-        return path, yaml.safe_load(text)
-    except yaml.YAMLError:
+        return path, _parsed(text)[0]
+    except (yaml.YAMLError, ValueError):
         raise UsageError(f"the value of '{override}' cannot be read: put it in quotes") from None
 
 

@@ -23,8 +23,8 @@ _SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
 _SECRET_TEXTS = [
     (re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n]+"), r"\1" + HIDDEN),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]+"), r"\1" + HIDDEN),
-    # s3://key:secret@bucket, https://user:password@host
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://)[^\s/@'\"]+@"), rf"\1{HIDDEN}@"),
+    # s3://key:secret@bucket, https://user:password@host; a secret of AWS may hold slashes, a port is none.
+    (re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@'\"]+|[^\s/@:'\"]+:(?!\d+/)[^\s@'\"]+)@"), rf"\1{HIDDEN}@"),
     # The identifiers of AWS's long-lived and temporary keys.
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"), HIDDEN),
     # X-Amz-Signature=... of a presigned URL; secret_access_key=..., "password": "..." in the text of an exception.
@@ -68,8 +68,10 @@ def _environment_secrets() -> list[str]:
 
 
 def _is_secret(value: str) -> bool:
-    # Such a variable may hold the path of a file with the secret, or a switch; those are no secrets.
-    return len(value) >= _MIN_SECRET and not value.startswith("/") and not value.isdigit()
+    # Such a variable may hold the path of a file with the secret, or a switch; those are no secrets. A secret may look
+    # like a path: one of AWS may begin with a slash.
+    path = value.startswith("/") and os.path.exists(value)
+    return len(value) >= _MIN_SECRET and not path and not value.isdigit()
 
 
 def _redactor(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

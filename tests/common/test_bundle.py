@@ -304,6 +304,23 @@ def test_a_fetched_bundle_is_kept_and_mended(remote: str) -> None:
     assert Bundle.open(remote).tensors("va.safetensors")
 
 
+def test_a_bundle_that_another_process_fetched_meanwhile_stays_as_it_is(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        shutil.copytree(source, target)
+        monkeypatch.setattr(os, "rename", rename)
+        theirs.append((target / "va.safetensors").stat().st_ino)
+        rename(source, target)
+
+    theirs: list[int] = []
+    monkeypatch.setattr(os, "rename", late)
+    path = Bundle.open(remote).path
+    assert [(path / "va.safetensors").stat().st_ino] == theirs
+
+
 def test_a_damaged_bundle_on_s3_is_refused_and_not_kept(remote: str, tmp_path: Path) -> None:
     from common.store import Store
 

@@ -126,6 +126,12 @@ def test_what_is_no_override_is_refused_with_an_example(override: str) -> None:
         load(Job, None, [override])
 
 
+@pytest.mark.parametrize("value", ["2024-13-45", "&a [*a]", "[" * 2000, "{"])
+def test_a_value_that_yaml_cannot_make_is_one_sentence(value: str) -> None:
+    with pytest.raises(UsageError, match=r"the value of 'name=.*' cannot be read: put it in quotes"):
+        load(Job, None, [f"name={value}"])
+
+
 def test_a_key_below_a_plain_value_is_refused(yaml_file: Path) -> None:
     with pytest.raises(UsageError, match=r"'faces\.every' is not a section"):
         load(Job, yaml_file, ["faces.every.more=1"])
@@ -136,6 +142,8 @@ def test_a_key_below_a_plain_value_is_refused(yaml_file: Path) -> None:
     [
         (b"faces: [1,\nx: {", "is not YAML"),
         (b"- a\n- b\n", "holds no keys"),
+        (b"a: 2024-13-45\n", r"month must be in 1\.\.12.*: put it in quotes"),
+        (b"a: &a [*a]\n", "holds itself"),
         (b"\xff\xfe\x00", "not a UTF-8 text"),
         (b"a: !!python/object/apply:os.system ['true']\n", "is not YAML"),
     ],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,7 @@ SECRET_TEXTS = [
     "GET https://b.s3.example/k?X-Amz-Credential=canary%2F20250101&X-Amz-Signature=canary&x=1",
     "https://b.s3.example/k?X-Amz-Security-Token=canary",
     "s3://canary:canary@bucket/key",
+    f"s3://{KEY_ID}:canary/K7MDENG/b@bucket/key",
     "Authorization: AWS4-HMAC-SHA256 Credential=canary/20250101, Signature=canary",
     "{'Authorization': 'Bearer canary'}",
     "aws_secret_access_key=canary",
@@ -158,6 +160,19 @@ def test_the_environments_own_secrets_are_hidden_in_any_shape(lines: Any, monkey
     (line,) = lines()
     assert CANARY not in json.dumps(line)
     assert line["event"] == f"what is {log.HIDDEN}?"
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a@b.mp4", "http://host:9000/bucket/a@b.mp4", "s3://bucket/a:b@c/d.mp4"])
+def test_a_sign_in_a_key_makes_no_secret_of_the_url(uri: str) -> None:
+    assert log.redact(f"opened {uri}") == f"opened {uri}"
+
+
+def test_a_secret_that_looks_like_a_path_is_hidden_and_a_path_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"/{CANARY}")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path))
+    assert log.redact(f"/{CANARY} of {tmp_path}") == f"{log.HIDDEN} of {tmp_path}"
 
 
 def test_an_exceptions_local_variables_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
