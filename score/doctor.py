@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +22,7 @@ import psutil
 from common.errors import MienError, PreconditionFailed, StoreError
 from common.store import Store
 
-# Distribution and module; each is loaded in a process of its own, which a broken library may take down.
+# Distribution and module; they are loaded in another process, which a broken library may take down.
 PACKAGES = {
     "av": "av",
     "decord": "decord",
@@ -39,7 +41,7 @@ PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
 }
-IMPORT_S = 180
+STEP_S = 120
 GIB = 1 << 30
 _GPU = (
     "import torch\n"
@@ -47,6 +49,20 @@ _GPU = (
     "    p = torch.cuda.get_device_properties(i)\n"
     "    print(f'{p.name}, {p.total_memory / 2**30:.0f} GiB, bfloat16', p.major >= 8 and 'yes' or 'no')"
 )
+# Runs the steps of its argument and writes a line of JSON for each: name, what was printed, what went wrong.
+_STEPS = """
+import contextlib, io, json, os, sys
+out = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for name, code in json.loads(sys.argv[1]).items():
+    problem = None
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            exec(code, {})
+        except BaseException as error:
+            problem = f"{type(error).__name__}: {error}"
+    print(json.dumps([name, printed.getvalue(), problem]), file=out, flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -60,38 +76,73 @@ class Check:
 
 def examine(lake: str | None = None) -> Iterator[Check]:
     """All checks, as they are made; with a lake also that its store keeps the promises the commit protocol needs."""
-    yield from _packages()
+    yield _python()
+    yield from _loaded()
     yield from _machine()
-    yield _gpu()
     if lake is not None:
         yield from _store(lake)
 
 
-def _python(code: str) -> subprocess.CompletedProcess[str]:
-    # Isolated: a module of the same name in the current folder is not the one that is installed.
-    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=IMPORT_S)
-
-
-def _packages() -> Iterator[Check]:
+def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     fit = (3, 11) <= sys.version_info[:2] < (3, 13)
-    yield Check("python", "ok" if fit else "fail", version if fit else f"{version}: use Python 3.11 or 3.12")
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        yield from pool.map(_package, PACKAGES)
+    return Check("python", "ok" if fit else "fail", version if fit else f"{version}: use Python 3.11 or 3.12")
 
 
-def _package(name: str) -> Check:
-    try:
-        version = importlib.metadata.version(name)
-        loaded = _python(f"import {PACKAGES[name]}")
-    except importlib.metadata.PackageNotFoundError:
-        return Check(name, "fail", "not installed: run make setup")
-    except subprocess.TimeoutExpired:
-        return Check(name, "fail", f"{version} did not load within {IMPORT_S} s: look at the disk it is on")
-    if loaded.returncode == 0:
-        return Check(name, "ok", version)
-    said = (loaded.stderr.strip().splitlines() or [f"killed by signal {-loaded.returncode}"])[-1]
-    return Check(name, "fail", f"{version} does not load ({said}): install it again with make clean setup")
+def _loaded() -> Iterator[Check]:
+    """Packages, and last the GPU, which torch is asked for."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(name, "fail", "not installed: run make setup")
+    steps = {name: f"import {PACKAGES[name]}" for name in versions}
+    for name, printed, problem in _run(steps | {"gpu": _GPU}):
+        if name == "gpu":
+            yield _gpu(printed, problem)
+        elif problem is None:
+            yield Check(name, "ok", versions[name])
+        else:
+            advice = "install it again with make clean setup"
+            yield Check(name, "fail", f"{versions[name]} does not load ({problem}): {advice}")
+
+
+def _run(steps: Mapping[str, str]) -> Iterator[tuple[str, str, str | None]]:
+    """(name, what it printed, what went wrong) of each step of Python code, in a process beside this one.
+
+    One process for all of them, as many load the same libraries; another if a step kills it or takes `STEP_S`.
+    """
+    left = dict(steps)
+    while left:
+        # Isolated: a module of the same name in the current folder is not the one that is installed.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _STEPS, json.dumps(left)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            while left:
+                started, timer = time.monotonic(), threading.Timer(STEP_S, process.kill)
+                timer.start()
+                line = process.stdout.readline()
+                timer.cancel()
+                if not line:
+                    late = time.monotonic() - started >= STEP_S
+                    name = next(iter(left))
+                    del left[name]
+                    yield name, "", f"no answer within {STEP_S} s" if late else f"killed by signal {-process.wait()}"
+                    break
+                name, printed, problem = json.loads(line)
+                del left[name]
+                yield name, printed, problem
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def _machine() -> Iterator[Check]:
@@ -115,15 +166,13 @@ def _room(name: str, free: int, total: int, *, least: int, advice: str) -> Check
     return Check(name, "warn", f"{found}, {least / GIB:.0f} are needed: {advice}")
 
 
-def _gpu() -> Check:
-    try:
-        found = _python(_GPU)
-    except subprocess.TimeoutExpired:
-        return Check("gpu", "warn", f"the driver did not answer within {IMPORT_S} s: try nvidia-smi")
-    if found.returncode == 0 and found.stdout.strip():
-        return Check("gpu", "ok", "; ".join(found.stdout.strip().splitlines()))
-    if Path("/proc/driver/nvidia").exists():
-        return Check("gpu", "warn", "there is an NVIDIA driver that torch cannot use: try nvidia-smi")
+def _gpu(printed: str, problem: str | None) -> Check:
+    if printed.strip():
+        found = "; ".join(printed.strip().splitlines())
+        return Check("gpu", "ok", f"{found}; mien train uses it, mien ingest and mien score run on CPUs for now")
+    if problem or Path("/proc/driver/nvidia").exists():
+        why = problem or "there is an NVIDIA driver"
+        return Check("gpu", "warn", f"torch can use none ({why}): if there should be one, try nvidia-smi")
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     speed = "is fast" if "amx_bf16" in flags or "avx512_bf16" in flags else "works but is slow, use float32"
     return Check("gpu", "ok", f"none, everything runs on the CPU, where bfloat16 {speed}")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from common.store import Store
 from score import doctor
 
+ASKS_TORCH = doctor._GPU
+
 
 @pytest.fixture(autouse=True)
 def few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading all of them takes half a minute."""
+    """Loading all of them takes ten seconds; what asks torch for GPUs is tried below."""
     monkeypatch.setattr(doctor, "PACKAGES", {"numpy": "numpy", "pyarrow": "pyarrow"})
-    monkeypatch.setattr(doctor, "_GPU", "pass")
+    monkeypatch.setattr(doctor, "_GPU", "")
 
 
 def by_name(lake: str | None = None) -> dict[str, doctor.Check]:
@@ -39,9 +42,44 @@ def test_a_package_that_is_absent_or_does_not_load_is_broken(monkeypatch: pytest
 
 
 def test_a_package_that_hangs_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", {"numpy": "time; time.sleep(60)"})
-    monkeypatch.setattr(doctor, "IMPORT_S", 0.5)
-    assert "did not load" in by_name()["numpy"].detail
+    monkeypatch.setattr(doctor, "PACKAGES", {"numpy": "time; time.sleep(60)", "pyarrow": "json"})
+    monkeypatch.setattr(doctor, "STEP_S", 0.5)
+    found = by_name()
+    assert "no answer within 0.5 s" in found["numpy"].detail
+    assert found["pyarrow"].state == "ok"
+
+
+def test_what_a_package_prints_when_it_is_loaded_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = "os; print('[\"numpy\", \"\", null]'); os.system('echo noise'); raise SystemExit('broken')"
+    monkeypatch.setattr(doctor, "PACKAGES", {"numpy": noise})
+    assert by_name()["numpy"].state == "fail"
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cards, of 80 and 16 GiB, for the code that asks torch for them."""
+    torch = pytest.importorskip("torch")
+    cards = [SimpleNamespace(name=f"Card {n}", total_memory=n << 30, major=major) for n, major in ((80, 9), (16, 7))]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+
+
+def test_gpus_are_named_with_what_uses_them(gpus: None, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    exec(ASKS_TORCH, {})
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == ["Card 80, 80 GiB, bfloat16 yes", "Card 16, 16 GiB, bfloat16 no"]
+    monkeypatch.setattr(doctor, "_GPU", f"print({printed!r})")
+    found = by_name()["gpu"]
+    assert found.state == "ok"
+    assert found.detail.startswith("Card 80, 80 GiB, bfloat16 yes; Card 16")
+    assert "mien score run on CPUs" in found.detail
+
+
+def test_a_driver_that_torch_cannot_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_GPU", "raise RuntimeError('driver too old')")
+    found = by_name()["gpu"]
+    assert found.state == "warn"
+    assert "driver too old" in found.detail
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
