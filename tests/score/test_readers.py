@@ -1,4 +1,4 @@
-"""What analysts open the tables with: DuckDB, Polars and pandas, none with an extension, all seeing the same rows."""
+"""What analysts open the tables with: DuckDB, Polars, pandas, Arrow, none with an extension, all see the same rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 from common.lake import Lake
@@ -44,10 +45,13 @@ def test_every_reader_sees_every_row_and_null(lake: Path, table: str, make_rows)
     by_pandas = pa.Table.from_pandas(
         pd.read_parquet(lake / table, dtype_backend="pyarrow")[names], preserve_index=False
     )
-    for found in (by_duckdb, by_polars, by_pandas):
+    by_arrow = pyarrow.dataset.dataset(lake / table, partitioning="hive").to_table(columns=names)
+    for found in (by_duckdb, by_polars, by_pandas, by_arrow):
         assert found.cast(pa.schema([f.remove_metadata().with_nullable(True) for f in TABLES[table]])).to_pylist() == (
             expected.to_pylist()
         )
+    fetched = "SELECT extension_name FROM duckdb_extensions() WHERE loaded AND install_mode <> 'STATICALLY_LINKED'"
+    assert connection.sql(fetched).fetchall() == []
 
 
 def test_readers_keep_null_apart_from_a_number(lake: Path) -> None:
