@@ -13,7 +13,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -140,7 +140,7 @@ class S3Objects:
             objects = [{"Key": self.prefix + key} for key in batch]
             self._retrying("delete", batch[0], functools.partial(self._delete, objects))
 
-    async def _delete(self, objects: list[dict[str, str]]) -> None:
+    async def _delete(self, objects: Sequence[dict[str, str]]) -> None:
         answer = await self._request("delete_objects", Delete={"Objects": objects, "Quiet": True})
         if errors := answer.get("Errors"):
             # The request succeeds although an object was refused; made an error like any other, it is tried again.

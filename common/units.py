@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,7 +42,10 @@ PLAN = pa.schema(
 MISSING, DENIED, NOT_A_FILE, NOT_UTF8 = "missing", "access-denied", "not-a-file", "not-utf8"
 ENTRY_VIDEOS = 100_000
 UNIT_VIDEOS = 256
-UNIT_BYTES = 1 << 30
+# Bytes of video: a part of `faces` must stay below the 5 GiB that one put takes, at some 9 kB a crop and 1 to 3 kB of
+# video a frame; rows of scores are small.
+UNIT_BYTES = {"faces": 128 << 20, "scores": 1 << 30}
+_ENTRY_NAME = re.compile(r"(\d{8})\.parquet")
 
 
 def video_id(uri: str) -> str:
@@ -69,14 +73,13 @@ class Video:
 
 @dataclass(frozen=True)
 class Unit:
-    """Videos that are committed together, sorted by `video_id`; `cost` is their size in bytes.
+    """Videos that are committed together, sorted by `video_id`.
 
     Of a unit that is committed already, only the videos that were planned again.
     """
 
     id: str
     videos: tuple[Video, ...]
-    cost: int
 
 
 class Units(Sequence[Unit]):
@@ -91,6 +94,11 @@ class Units(Sequence[Unit]):
         """How many videos the units have together."""
         return len(self._rows)
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes their videos have together."""
+        return pc.sum(self._rows["size"]).as_py() or 0
+
     def __len__(self) -> int:
         return len(self._starts) - 1
 
@@ -104,7 +112,7 @@ class Units(Sequence[Unit]):
         at = range(len(self))[at]
         rows = self._rows.slice(self._starts[at], self._starts[at + 1] - self._starts[at]).to_pylist()
         videos = tuple(Video(row["uri"], row["version"], row["size"], row["unit"], row["revision"]) for row in rows)
-        return Unit(rows[0]["unit"], videos, sum(video.size for video in videos))
+        return Unit(rows[0]["unit"], videos)
 
 
 class PlanLog:
@@ -125,8 +133,8 @@ class PlanLog:
     def load(self) -> None:
         """Reads the entries that were added since the last call."""
         store, prefix = self.lake.store, self.lake.plan_prefix(self.partition)
-        listed = (int(entry.key[len(prefix) :].removesuffix(".parquet")) for entry in store.list(prefix))
-        numbers = sorted(n for n in listed if n > self.last)
+        names = (_ENTRY_NAME.fullmatch(entry.key, len(prefix)) for entry in store.list(prefix))
+        numbers = sorted(n for n in (int(name[1]) for name in names if name) if n > self.last)
 
         def read(n: int) -> pa.Table:
             return pq.read_table(io.BytesIO(store.read(self.lake.plan_key(self.partition, n))), schema=PLAN)
@@ -140,15 +148,17 @@ class PlanLog:
         listing: Iterable[pa.RecordBatch],
         *,
         limit: int | None = None,
-        unit_bytes: int = UNIT_BYTES,
+        unit_bytes: int | None = None,
         unit_videos: int = UNIT_VIDEOS,
         put: bool = True,
     ) -> int:
         """Plans the listed videos that are new or whose version changed; returns how many, at most `limit`.
 
-        `listing` (schema `LISTING`) is read after the log: what others plan meanwhile is newer than what it says, and
-        stays as they planned it. With `put=False` the plan is made in memory only.
+        `listing` (schema `LISTING`) is begun after the log is read, and must not have looked at a video before: then
+        what others plan meanwhile is newer than what it says, and stays as they planned it. With `put=False` the plan
+        is made in memory only.
         """
+        unit_bytes = unit_bytes or UNIT_BYTES[self.partition.table]
         self.load()
         before, planned, waiting = self.last, 0, 0
         buffer: list[pa.Table] = []

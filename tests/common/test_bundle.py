@@ -307,18 +307,19 @@ def test_a_fetched_bundle_is_kept_and_mended(remote: str) -> None:
 def test_a_bundle_that_another_process_fetched_meanwhile_stays_as_it_is(
     remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = os.rename
+    from common.store import Store
 
-    def late(source: Path, target: Path) -> None:
-        shutil.copytree(source, target)
-        monkeypatch.setattr(os, "rename", rename)
-        theirs.append((target / "va.safetensors").stat().st_ino)
-        rename(source, target)
+    def inode(opened: Bundle) -> int:
+        return (opened.path / "va.safetensors").stat().st_ino
 
-    theirs: list[int] = []
-    monkeypatch.setattr(os, "rename", late)
-    path = Bundle.open(remote).path
-    assert [(path / "va.safetensors").stat().st_ino] == theirs
+    def download(*arguments: Any) -> None:
+        monkeypatch.setattr(Store, "download", fetch)
+        theirs.append(inode(Bundle.open(remote)))
+        fetch(*arguments)
+
+    fetch, theirs = Store.download, []
+    monkeypatch.setattr(Store, "download", download)
+    assert [inode(Bundle.open(remote))] == theirs
 
 
 def test_a_damaged_bundle_on_s3_is_refused_and_not_kept(remote: str, tmp_path: Path) -> None:

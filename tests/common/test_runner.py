@@ -37,7 +37,7 @@ def test_bundles_are_of_bounded_size_unless_they_are_of_one_video(sizes: list[in
 
 def committed(statuses: list[str]) -> tuple[LedgerRecord, Unit]:
     """A unit of videos that ended so, each with three frames."""
-    unit = Unit("u1", tuple(videos([1] * len(statuses))), len(statuses))
+    unit = Unit("u1", tuple(videos([1] * len(statuses))))
     rows: list[dict[str, Any]] = [
         {
             "uri": video.uri,
