@@ -45,7 +45,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._interval_s = interval_s or (BAR_S if self._terminal else LINE_S)
         self._lock = threading.Lock()
-        self._done = self._frames = self._failed = self._cost = 0
+        self._done = self._frames = self._failed = self._cost = self._skipped = 0
         self._started = time.monotonic()
         self._over = threading.Event()
         # Only this thread draws, so an update costs a lock and four additions.
@@ -85,10 +85,18 @@ class Progress:
             self._failed += failed
             self._cost += cost
 
+    def skip(self, videos: int = 0, cost: int = 0) -> None:
+        """Adds what was done before: it counts as done, and tells nothing of how long the rest will take."""
+        with self._lock:
+            self._done += videos
+            self._cost += cost
+            self._skipped += cost if self._total_cost else videos
+
     def state(self) -> State:
         with self._lock:
             elapsed_s = time.monotonic() - self._started
-            share = self._cost / self._total_cost if self._total_cost else self._done / max(self._total, 1)
+            done, total = (self._cost, self._total_cost) if self._total_cost else (self._done, self._total)
+            made = done - self._skipped
             return State(
                 done=self._done,
                 total=self._total,
@@ -96,7 +104,7 @@ class Progress:
                 failed=self._failed,
                 elapsed_s=elapsed_s,
                 frames_per_s=self._frames / elapsed_s if elapsed_s else 0.0,
-                eta_s=elapsed_s * (1 - min(share, 1)) / share if share else None,
+                eta_s=elapsed_s * max(total - done, 0) / made if made else None,
             )
 
     def _tick(self) -> None:

@@ -95,6 +95,18 @@ def test_the_eta_follows_cost_where_it_is_given(lines: Any) -> None:
     assert state.eta_s == pytest.approx(state.elapsed_s / 9)
 
 
+@pytest.mark.parametrize("costs", [{}, {"total_cost": 1_000}])
+def test_what_was_done_before_counts_as_done_and_not_for_the_eta(lines: Any, costs: dict[str, int]) -> None:
+    with Progress(total=10, **costs) as progress:
+        progress.skip(videos=6, cost=600)
+        assert progress.state().eta_s is None
+        time.sleep(0.1)
+        progress.update(videos=1, cost=100)
+        state = progress.state()
+    assert state.done == 7
+    assert state.eta_s == pytest.approx(state.elapsed_s * 3)
+
+
 def test_an_error_inside_ends_it_all_the_same(lines: Any) -> None:
     with pytest.raises(KeyError), Progress(total=2):
         raise KeyError("x")
