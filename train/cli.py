@@ -13,12 +13,15 @@ import click
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle to write.")
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for the log. [default: OUT.train]")
+@click.option(
+    "--work", type=click.Path(path_type=Path), help="Folder for logs and finished stages. [default: OUT.train]"
+)
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
 def train(recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: Path | None, json: bool) -> None:
     """Train RECIPE, a name or a YAML file, on the faces and labels of a lake; writes a bundle.
 
-    The pretrained encoder stays in the work folder, where init=FILE of another run can take it from.
+    Each finished stage is kept in the work folder: the same command run again goes on with the stage that was cut off,
+    and init=FILE of another run can start from the pretrained encoder, mae.safetensors.
     """
     _quiet_threads()
     from common.cli import emit_json
@@ -26,13 +29,15 @@ def train(recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: P
     from train import job
     from train import recipe as recipe_
 
-    made = job.run(recipe_.load(recipe, overrides), Lake(lake), out, work or out.with_name(f"{out.name}.train"))
+    made = job.run(recipe_.load(recipe, overrides), Lake(lake), out, work)
     manifest = made.manifest
     if json:
         emit_json({"bundle": str(made.path), "id": manifest.id, **manifest.metrics})
     else:
         names = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
-        figures = ", ".join(f"{name} {manifest.metrics[name]:.3f}" for name in names if name in manifest.metrics)
+        figures = ", ".join(
+            f"{name} {manifest.metrics[name]:.3f}" for name in names if manifest.metrics.get(name) is not None
+        )
         click.echo(f"{manifest.name} {manifest.id} in {made.path}: {figures or 'no validation videos in the lake'}")
 
 
@@ -44,7 +49,7 @@ def train(recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: P
 def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> None:
     """Compare a BUNDLE's scores with the labels of a lake's validation videos.
 
-    KEY=VALUE: dataset, archive, ingest or validation, as in a recipe's data section.
+    KEY=VALUE: dataset, archive, ingest or validation, as in a recipe's data section. [default: the bundle's]
     """
     _quiet_threads()
     from common.bundle import Bundle
@@ -57,7 +62,9 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> 
         emit_json(metrics)
     else:
         for name, value in metrics.items():
-            click.echo(f"{name}: {value}")
+            for key, figure in value.items() if isinstance(value, dict) else [("", value)]:
+                shown = f"{figure:.3f}" if isinstance(figure, float) else "not defined" if figure is None else figure
+                click.echo(f"{' '.join((name, key)).strip()}: {shown}")
 
 
 def _quiet_threads() -> None:

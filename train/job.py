@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 import common
 from common import bundle, config, log
@@ -18,157 +19,96 @@ from common.bundle import Bundle
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
 from common.lake import Lake
-from train import loop, tasks
+from train import loop
+from train.checkpoint import state
 from train.data import faces as faces_
-from train.data.augment import augment
 from train.data.faces import FaceSet
-from train.data.order import batch_indices
-from train.data.windows import training_windows
-from train.evaluate import encode, evaluate
-from train.losses import NOT_ANNOTATED
+from train.evaluate import evaluate
 from train.metrics import THRESHOLD
 from train.models import ScoringModel, load
-from train.models.vit import Encoder
-from train.recipe import AugmentOptions, DataOptions, Recipe, StageOptions
-
-ENCODER_FILE = "mae-encoder.safetensors"
-"""In the work folder: the pretrained encoder, which another run can start from (`init`)."""
-LOG_FILE = "metrics.jsonl"
-"""In the work folder: a line of loss and learning rate now and then."""
+from train.recipe import DataOptions, Recipe, Selection
+from train.stages import Stages, Trained
 
 
-def run(recipe: Recipe, lake: Lake, out: Path, work: Path) -> Bundle:
-    """Trains the recipe and writes the bundle `out`; log and pretrained encoder go to the folder `work`.
+def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None) -> Bundle:
+    """Trains the recipe and writes the bundle `out`; logs and each stage's result go to the folder `work`.
 
-    Raises UsageError for a lake without the faces or labels that it takes, and for an `out` or `init` of another kind.
+    A stage whose result is there already, made by the same settings from the same data, is not run again. `work` is
+    `<out>.train` unless named. Raises UsageError for a lake without the faces or labels that it takes, for folders that
+    cannot be written, and for an `init` of another kind.
     """
-    bundle.check_destination(out)
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UsageError("mien train runs in one process: start it by itself, not with torchrun or another launcher")
+    out, work = _folders(out, work)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faces = faces_.read(lake, recipe.data, recipe.preprocess, recipe.crop.size)
     _check(recipe, faces, lake)
-    torch.manual_seed(recipe.seed)
-    encoder = Encoder(recipe.encoder)
-    if recipe.init is not None:
-        _start_from(encoder, recipe.init)
-    _open(work)
-    session = loop.Session(
-        recipe.seed, recipe.zero, loop.resolve_precision(recipe.precision, device), device, work / LOG_FILE
-    )
+    session = loop.Session(recipe.seed, recipe.zero, loop.resolve_precision(recipe.precision, device), device, work)
+    stages = Stages(recipe, faces, session)
+    _probe(work, work, "--work")
     with loop.process_group():
-        if recipe.mae is not None and recipe.init is None:
-            encoder = _pretrain(recipe, faces, session)
-            save_file(_state(encoder), work / ENCODER_FILE)
-        _finetune(recipe, encoder, faces, session)
-        heads = _temporal(recipe, encoder, faces, session)
-    model = ScoringModel(encoder, {name: task.model for name, task in heads.items()}, recipe.preprocess, device)
+        trained = stages.run()
+    model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, device)
     metrics = evaluate(model, faces, recipe.data)
     (work / "result.json").write_text(json.dumps(metrics, indent=2) + "\n")
     log.get("train").info("evaluated", **{key: value for key, value in metrics.items() if isinstance(value, float)})
-    return _write(out, recipe, session.precision, faces, encoder, heads, metrics)
+    return _write(out, recipe, session.precision, faces, trained, metrics)
 
 
 def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[str, Any]:
-    """Metrics of a bundle on a lake's validation videos; `overrides` are keys of `DataOptions`.
+    """Metrics of a bundle on a lake's validation videos: those of its recipe, but for `overrides`, keys of `Selection`.
 
     Raises UsageError where the lake has none.
     """
     manifest = made.manifest
+    stated = manifest.recipe.get("data", {})
+    selection = config.load(
+        Selection, None, overrides, {key: stated[key] for key in Selection.model_fields if key in stated}
+    )
     windowing = {"fps": manifest.fps, "window": manifest.window, "stride": manifest.stride, "gaps": manifest.gaps}
-    data = config.load(DataOptions, None, overrides, windowing)
+    data = DataOptions.model_validate({**selection.model_dump(), **windowing, "train": ""})  # "" is no video's name
     faces = faces_.read(lake, data, manifest.preprocess, manifest.crop.size)
-    metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces, data)
+    metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces, data, manifest.classes)
     if not metrics:
         raise UsageError(f"no face of {faces.source} in the lake {lake.url} belongs to a validation video")
     return metrics
 
 
-def _open(work: Path) -> None:
+def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
+    """Both, absolute; whatever would stop the bundle at the end of a long run must show here."""
+    out = Path(os.path.abspath(out))
+    bundle.check_destination(out)
+    work = out.with_name(f"{out.name}.train") if work is None else Path(os.path.abspath(work))
+    if out in (work, *work.parents):
+        raise UsageError(f"the work folder {work} lies in the bundle's, {out}: name another with --work")
+    _probe(out, out.parent, "--out")
+    return out, work
+
+
+def _probe(folder: Path, home: Path, option: str) -> None:
+    """A scratch folder in `home` is made and removed: nothing else tells as surely."""
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        (work / LOG_FILE).write_text("")
+        home.mkdir(parents=True, exist_ok=True)
+        os.rmdir(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=home))
     except OSError as error:
         raise UsageError(
-            f"the work folder {work} cannot be written: {error.strerror}, name another with --work"
+            f"the folder {folder} cannot be written: {error.strerror}, name another with {option}"
         ) from None
 
 
 def _check(recipe: Recipe, faces: FaceSet, lake: Lake) -> None:
+    where = f"no face of {faces.source} in the lake {lake.url}"
     for task in dict.fromkeys(("expr", *recipe.temporal.tasks)):
         if not (faces.train[task] & faces.annotated(task)).any():
             raise UsageError(
-                f"no face of {faces.source} in the lake {lake.url} has a training label for {task}: check that the "
+                f"{where} has a training label for {task}: check that the "
                 f"labelled videos ({recipe.data.train}) are ingested under the names that the labels have"
             )
-
-
-def _start_from(encoder: Encoder, file: Path) -> None:
-    try:
-        encoder.load_state_dict(load_file(file))
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"init: the weights {file} cannot be read: {error}") from None
-    except RuntimeError as error:
-        raise UsageError(f"init: the weights {file} do not fit the recipe's encoder: {error}") from None
-
-
-def _pretrain(recipe: Recipe, faces: FaceSet, session: loop.Session) -> Encoder:
-    assert recipe.mae is not None
-    rows = np.flatnonzero(faces.pretraining())
-    task = tasks.MaePretrain(recipe)
-    loop.fit("mae", task, _pictures("mae", faces, rows, recipe.mae, recipe.mae.augment, session), recipe.mae, session)
-    return task.model.encoder
-
-
-def _finetune(recipe: Recipe, encoder: Encoder, faces: FaceSet, session: loop.Session) -> None:
-    stage = recipe.finetune
-    rows = np.flatnonzero(faces.train["expr"] & faces.annotated("expr"))
-    pictures = _pictures("finetune", faces, rows, stage, stage.augment, session)
-    loop.fit("finetune", tasks.ExpressionFinetune(recipe, encoder), pictures, stage, session)
-
-
-def _pictures(
-    name: str,
-    faces: FaceSet,
-    rows: np.ndarray,
-    stage: StageOptions,
-    changes: AugmentOptions,
-    session: loop.Session,
-) -> Callable[[int], tasks.Batch]:
-    def batch_at(step: int) -> tasks.Batch:
-        chosen = rows[batch_indices(len(rows), stage.batch, step, session.seed)]
-        rng = np.random.default_rng(loop.step_seed(session.seed, name, step))
-        images = augment(faces.images[chosen], changes, rng)
-        return {"images": torch.from_numpy(images), "labels": torch.from_numpy(faces.labels["expr"][chosen])}
-
-    return batch_at
-
-
-def _temporal(recipe: Recipe, encoder: Encoder, faces: FaceSet, session: loop.Session) -> dict[str, tasks.TemporalTask]:
-    stage = recipe.temporal
-    wanted = np.any([faces.train[task] for task in stage.tasks], axis=0)
-    model = ScoringModel(encoder, {}, recipe.preprocess, session.device, session.precision)
-    features = torch.from_numpy(encode(model, faces, wanted))
-    trained: dict[str, tasks.TemporalTask] = {}
-    for name in stage.tasks:
-        torch.manual_seed(recipe.seed)
-        task = tasks.TEMPORAL[name](stage.model, stage.noise)
-        loop.fit(name, task, _windows(name, faces, features, recipe), stage, session)
-        trained[name] = task
-    return trained
-
-
-def _windows(name: str, faces: FaceSet, features: torch.Tensor, recipe: Recipe) -> Callable[[int], tasks.Batch]:
-    cut = training_windows(faces, faces.train[name], recipe.data)
-    rows, valid, labelled = (torch.from_numpy(each) for each in (cut.rows, cut.valid, cut.labelled))
-    labels = torch.from_numpy(faces.labels[name])
-    nothing = torch.tensor(float("nan") if name == "va" else NOT_ANNOTATED, dtype=labels.dtype)
-
-    def batch_at(step: int) -> tasks.Batch:
-        chosen = torch.from_numpy(batch_indices(len(rows), recipe.temporal.batch, step, recipe.seed))
-        at = rows[chosen]
-        taught = labelled[chosen].reshape(*at.shape, *(1,) * (labels.ndim - 1))
-        return {"features": features[at], "valid": valid[chosen], "labels": torch.where(taught, labels[at], nothing)}
-
-    return batch_at
+    if not (faces.for_encoder() & faces.annotated("expr")).any():
+        raise UsageError(
+            f"{where} can train the encoder: all {len(faces.withheld)} videos with a training label for expr validate "
+            "a task, leave some of them out with data.validation"
+        )
 
 
 def _write(
@@ -176,8 +116,7 @@ def _write(
     recipe: Recipe,
     precision: str,
     faces: FaceSet,
-    encoder: Encoder,
-    heads: dict[str, tasks.TemporalTask],
+    trained: Trained,
     metrics: dict[str, Any],
 ) -> Bundle:
     counts = {
@@ -196,25 +135,29 @@ def _write(
         "crop": recipe.crop.model_dump(),
         "temporal": {
             name: {"options": recipe.temporal.model.model_dump(mode="json"), "file": f"{name}.safetensors"}
-            for name in heads
+            for name in trained.heads
         },
         "window": recipe.data.window,
         "stride": recipe.data.stride,
         "fps": recipe.data.fps,
         "gaps": recipe.data.gaps,
-        "classes": {name: each for name, each in (("expr", EXPRESSIONS), ("au", ACTION_UNITS)) if name in heads},
-        "thresholds": {"au": THRESHOLD} if "au" in heads else {},
+        "classes": {
+            name: each for name, each in (("expr", EXPRESSIONS), ("au", ACTION_UNITS)) if name in trained.heads
+        },
+        "thresholds": {"au": THRESHOLD} if "au" in trained.heads else {},
         "recipe": recipe.model_dump(mode="json") | {"precision": precision},
-        "data": {"faces": str(faces.source), **counts, "labels": faces.join.__dict__},
+        "data": {
+            **faces.origin,
+            **counts,
+            "withheld_videos": len(faces.withheld),
+            "labels": asdict(faces.join),
+            "init_sha256": trained.init,
+        },
         "metrics": metrics,
         "code_version": common.__version__,
         "licence": recipe.licence,
         "intended_use": recipe.intended_use,
     }
-    weights = {"encoder.safetensors": _state(encoder)}
-    weights |= {f"{name}.safetensors": _state(task.model) for name, task in heads.items()}
+    weights = {"encoder.safetensors": state(trained.encoder)}
+    weights |= {f"{name}.safetensors": state(head) for name, head in trained.heads.items()}
     return bundle.write(out, manifest, weights)
-
-
-def _state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

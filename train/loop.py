@@ -39,15 +39,18 @@ class Session:
     zero: int
     precision: str  # float32 or bfloat16
     device: str
-    log: Path
+    work: Path  # where each stage leaves its log, <stage>.jsonl: lines of loss and learning rate
 
 
 def resolve_precision(wanted: str, device: str) -> str:
-    """`auto` is bfloat16 on a GPU and on a processor that multiplies it in hardware, elsewhere float32."""
+    """`auto` is bfloat16 on a GPU or processor that multiplies it in hardware, elsewhere float32."""
     if wanted != "auto":
         return wanted
     capabilities = torch.cpu.get_capabilities()
-    fast = device != "cpu" or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    if device == "cpu":
+        fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    else:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if fast else "float32"
 
 
@@ -81,16 +84,23 @@ def learning_rate(step: int, stage: StageOptions) -> float:
     return stage.lr * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def fit(name: str, task: Task, batch_at: Callable[[int], Batch], stage: StageOptions, session: Session) -> None:
-    """Trains the task in place for `stage.steps` steps; `batch_at(step)` gives each batch. Call in `process_group`.
+def fit(
+    name: str,
+    task: Task,
+    batch_at: Callable[[int], Batch],
+    stage: StageOptions,
+    session: Session,
+    frames: int,
+) -> None:
+    """Trains the task in place for `stage.steps` steps; `batch_at(step)` gives each batch, which shows `frames` frames.
 
-    Raises MienError when the loss is no longer finite.
+    Call in `process_group`. Raises MienError when the loss is no longer finite.
     """
     engine = _engine(task, stage, session)
     started = time.monotonic()
     every = max(1, stage.steps // _LOGGED)
     task.train()
-    with Progress(total=stage.steps, unit="step") as progress, session.log.open("a") as lines:
+    with Progress(total=stage.steps, unit="step") as progress, (session.work / f"{name}.jsonl").open("w") as lines:
         for step in range(stage.steps):
             torch.manual_seed(step_seed(session.seed, name, step))
             for group in engine.optimizer.param_groups:
@@ -98,11 +108,11 @@ def fit(name: str, task: Task, batch_at: Callable[[int], Batch], stage: StageOpt
             loss = engine({key: value.to(session.device) for key, value in batch_at(step).items()})
             engine.backward(loss)
             engine.step()
-            progress.update(videos=1, frames=stage.batch)
+            progress.update(videos=1, frames=frames)
             if step % every == 0 or step == stage.steps - 1:
                 value = float(loss.detach())
                 if not math.isfinite(value):
-                    raise MienError(f"the loss of {name} is {value} at step {step}: lower {name}.lr or {name}.clip")
+                    raise MienError(f"the loss of {name} is {value} at step {step}: lower that stage's lr or clip")
                 line = {"stage": name, "step": step, "loss": value, "lr": learning_rate(step, stage)}
                 lines.write(json.dumps(line | {"wall_s": round(time.monotonic() - started, 3)}) + "\n")
     engine.destroy()

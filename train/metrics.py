@@ -6,7 +6,7 @@ videos. Labels that are not annotated (NaN, or -1 where integer) never count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,34 +17,21 @@ THRESHOLD = 0.5
 """An action unit counts as active from this probability on."""
 
 
-@dataclass
-class Concordance:
-    """CCC of a stream: the sums that it needs, in float64, so that batches and ranks may come in any order."""
-
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))  # n, x, y, xx, yy, xy
-
-    def update(self, predictions: ArrayLike, labels: ArrayLike) -> None:
-        """Adds frames: both of one shape, labels NaN where not annotated."""
-        x, y = np.asarray(predictions, np.float64).ravel(), np.asarray(labels, np.float64).ravel()
-        known = ~np.isnan(y)
-        x, y = x[known], y[known]
-        self.sums = self.sums + np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
-
-    def value(self) -> float:
-        """Lin's concordance correlation coefficient; NaN without frames, or where neither side varies."""
-        n, x, y, xx, yy, xy = self.sums
-        if n == 0:
-            return float("nan")
-        mean_x, mean_y = x / n, y / n
-        spread = (xx / n - mean_x**2) + (yy / n - mean_y**2) + (mean_x - mean_y) ** 2
-        return float(2 * (xy / n - mean_x * mean_y) / spread) if spread > 0 else float("nan")
-
-
 def ccc(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """CCC of two series of one shape; labels NaN where not annotated."""
-    moments = Concordance()
-    moments.update(predictions, labels)
-    return moments.value()
+    """Lin's concordance correlation coefficient of two series of one shape; labels NaN where not annotated.
+
+    NaN without frames, or where both sides are one and the same constant.
+    """
+    x, y = np.asarray(predictions, np.float64).ravel(), np.asarray(labels, np.float64).ravel()
+    known = ~np.isnan(y)
+    x, y = x[known], y[known]
+    if not len(x):
+        return float("nan")
+    dx, dy = x - x.mean(), y - y.mean()
+    spread = dx @ dx + dy @ dy + len(x) * (x.mean() - y.mean()) ** 2
+    # A constant's mean is rounded, so its spread is that of rounding, not 0.
+    varies = spread > np.finfo(np.float64).eps * (x @ x + y @ y)
+    return float(2 * (dx @ dy) / spread) if varies else float("nan")
 
 
 def expression_f1(predicted: ArrayLike, labels: ArrayLike) -> float:

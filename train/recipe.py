@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common import config
-from common.bundle import Crop, Preprocess, Task
+from common.bundle import BundleManifest, Crop, Preprocess, Task
 from common.config import Config
 from common.errors import UsageError
+from train.models.preprocess import channels
 from train.models.temporal import TemporalOptions
 from train.models.vit import DecoderOptions, EncoderOptions
 
 
-class DataOptions(Config):
-    """Which labels and faces, and how windows are cut; `train` and `validation` are patterns of videos' names."""
+class Selection(Config):
+    """Which labels and faces of a lake; `validation` is a pattern of videos' names."""
 
     dataset: str | None = Field(None, description="labels of this dataset; the only one in the lake unless named")
     archive: str | None = Field(None, description="faces of this archive; the only one in the lake unless named")
     ingest: str | None = Field(None, description="faces of this ingest configuration; the only one unless named")
-    train: str = "*"
     validation: str = "*"
+
+
+class DataOptions(Selection):
+    """The same for training, whose videos `train` is a pattern of, and how windows are cut."""
+
+    train: str = "*"
     fps: float = Field(30.0, gt=0, description="frame rate of the windows, 1/s")
     window: int = Field(300, gt=0, description="frames")
     stride: int = Field(200, gt=0, description="frames")
@@ -80,14 +86,21 @@ class TemporalStage(StageOptions):
     model: TemporalOptions = TemporalOptions()
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on the features in training")
 
+    @field_validator("tasks")
+    @classmethod
+    def _once(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+        if len(set(tasks)) != len(tasks):
+            raise ValueError("should name each task once")
+        return tasks
+
 
 class Recipe(Config):
     """A whole run; `init` is a file of encoder weights to start fine-tuning from, instead of pretraining."""
 
-    name: str
+    name: Annotated[str, BundleManifest.model_fields["name"]]
     seed: int = Field(0, ge=0)
     intended_use: str
-    licence: str = "Apache-2.0"
+    licence: str = Field(description="of the weights, as the training data allows")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it fast, float32 elsewhere"
     )
@@ -106,8 +119,11 @@ class Recipe(Config):
         x, y, side = self.preprocess.crop
         if min(x, y) < 0 or side < 1 or max(x, y) + side > self.crop.size:
             raise ValueError("preprocess.crop must lie inside the aligned crop")
-        if (self.encoder.image, self.encoder.channels) != (self.preprocess.size, 1 if self.preprocess.grey else 3):
+        if (self.encoder.image, self.encoder.channels) != (self.preprocess.size, channels(self.preprocess)):
             raise ValueError("encoder.image and encoder.channels must be what preprocess makes")
+        mean, std = self.preprocess.mean, self.preprocess.std
+        if (mean, std) != (None, None) and {len(mean or ()), len(std or ())} != {channels(self.preprocess)}:
+            raise ValueError("preprocess.mean and preprocess.std must both hold a value for each of encoder.channels")
         if self.temporal.model.features != self.encoder.dim:
             raise ValueError("temporal.model.features must be encoder.dim")
         return self

@@ -69,10 +69,13 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 
 def write_lake(root: Path, faces: dict[str, pa.Table], labels: list[pa.Table]) -> Path:
-    folder = root / "faces" / "schema=1" / "ingest=i-toy" / "archive=toy"
-    folder.mkdir(parents=True)
+    """A lake whose units of faces are all committed, each named like its video."""
+    partition = Path("faces") / "schema=1" / "ingest=i-toy" / "archive=toy"
+    for folder in (root / partition, root / "_ledger" / partition):
+        folder.mkdir(parents=True)
     for name, table in faces.items():
-        pq.write_table(table, folder / f"part-{name}-00000.parquet")
+        pq.write_table(table, root / partition / f"part-{name}-00000.parquet")
+        (root / "_ledger" / partition / f"{name}.json").write_text("{}")
     folder = root / "labels" / "schema=1" / "dataset=toy"
     folder.mkdir(parents=True)
     pq.write_table(pa.concat_tables(labels), folder / "part-labels.parquet")
@@ -120,6 +123,7 @@ def toy_recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
         """
 name: toy
 intended_use: tests
+licence: Apache-2.0
 precision: float32
 data: {window: 20, stride: 15}
 crop: {size: 32}

@@ -15,9 +15,10 @@ from common.errors import UsageError
 from common.lake import Lake
 from train.data import faces as faces_
 from train.data.augment import augment
-from train.data.faces import FaceSet, Join, join_labels
+from train.data.faces import FaceSet
+from train.data.join import Join, join_labels, subjects
 from train.data.order import batch_indices
-from train.data.windows import cut, sequences, training_windows
+from train.data.windows import cut, stretches, training_windows
 from train.models.preprocess import normalise, prepare
 from train.recipe import AugmentOptions, DataOptions
 
@@ -67,6 +68,17 @@ def test_tracks_that_change_sides_are_neither_left_nor_right() -> None:
     assert join.ambiguous == 2
 
 
+def test_a_bare_name_beside_one_with_a_side_is_the_person_on_the_other_side() -> None:
+    faces = seen(("a", 0, 7, 50), ("a", 0, 9, 5), ("a", 1, 7, 50))
+    labels = named(("a", None, 0), ("a", None, 1), ("a", "right", 0), ("a", "right", 1), ("b", None, 0))
+    labels["subject"] = subjects(labels)
+    assert labels["subject"].tolist()[:4] == ["left", "left", "right", "right"]
+    assert labels["subject"].isna().tolist() == [False] * 4 + [True]
+    rows, join = join_labels(faces, labels)
+    assert rows.tolist() == [2, 0, 3]
+    assert (join.joined, join.ambiguous) == (3, 1)
+
+
 def test_two_videos_of_one_name_get_no_labels() -> None:
     faces = seen(("a", 0, 0, 5), ("a", 1, 0, 5))
     faces["video_id"] = ["x", "y"]
@@ -90,15 +102,15 @@ def test_a_lake_is_read_in_order_with_its_pictures_labels_and_splits(toy_lake: P
     assert faces.names == tuple(f"toy_{n}" for n in range(6))
     assert faces.video.tolist() == np.repeat(np.arange(6), 70).tolist()
     assert faces.frame_index.tolist() == list(range(70)) * 6
-    assert faces.images.shape == (420, 3, 32, 32)
+    assert faces.images(np.arange(420)).shape == (420, 3, 32, 32)
     for task in ("va", "expr", "au"):
         assert np.unique(faces.video[faces.train[task]]).tolist() == [0, 1]
         assert np.unique(faces.video[faces.validation[task]]).tolist() == [4, 5]
-        assert faces.annotated(task).all()
-    assert np.unique(faces.video[faces.pretraining()]).tolist() == [0, 1]
+        assert np.array_equal(faces.annotated(task), faces.train[task] | faces.validation[task])
+    assert np.unique(faces.video[faces.for_encoder()]).tolist() == [0, 1]
     # the brightest column of the picture says which expression was drawn
     y, x = np.divmod(faces.labels["expr"][:70], 4)
-    for image, row, column in zip(faces.images[:70], y, x, strict=True):
+    for image, row, column in zip(faces.images(np.arange(70)), y, x, strict=True):
         assert image[:, 4 + 14 * row, 1 + 8 * column].mean() > 150
 
 
@@ -116,7 +128,51 @@ def test_frames_without_a_face_and_labels_without_a_frame_are_left_out(
     assert faces.annotated("va").tolist() == [True, False]
     assert faces.labels["expr"].tolist() == [-1, -1]
     assert not faces.annotated("au").any()
-    assert faces.join == Join(labels=4, joined=2, without_face=2, ambiguous=0)
+    assert faces.join == Join(labels=3, joined=1, without_face=2, ambiguous=0)
+
+
+def test_parts_of_a_commit_that_was_cut_off_are_not_read(
+    tmp_path: Path, make_lake: Callable, make_faces: Callable, make_labels: Callable, crop_jpeg: Callable
+) -> None:
+    rows = [{"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.full((32, 32, 3), 90, np.uint8))}]
+    lake = make_lake(tmp_path, {name: make_faces(name, rows) for name in "ab"}, [make_labels("a", 1, "train")])
+    next(lake.glob("_ledger/**/b.json")).unlink()
+    assert faces_.read(Lake(str(lake)), DataOptions(), PLAIN, 32).names == ("a",)
+
+
+def test_no_video_that_validates_trains_what_it_validates(
+    tmp_path: Path, make_lake: Callable, make_faces: Callable, make_labels: Callable, crop_jpeg: Callable
+) -> None:
+    crop = crop_jpeg(np.full((32, 32, 3), 90, np.uint8))
+
+    def face(track: int, x: float) -> dict[str, Any]:
+        return {"frame_index": 0, "track_id": track, "crop": crop, "box_x0": x, "box_x1": x + 2}
+
+    videos = {"couple": [face(0, 5), face(1, 50)], "mixed": [face(0, 5)], "plain": [face(0, 5)]}
+    label = {"expression": ["fear"], "valence": [0.5], "arousal": [0.5]}
+    labels = [
+        make_labels("couple_left", 1, "train", **label),
+        make_labels("couple_right", 1, "validation", **label),
+        make_labels("mixed", 1, "train", **label, split_va=["validation"]),
+        make_labels("plain", 1, "train", **label),
+    ]
+    lake = make_lake(tmp_path, {name: make_faces(name, rows) for name, rows in videos.items()}, labels)
+    faces = faces_.read(Lake(str(lake)), DataOptions(), PLAIN, 32)
+    assert faces.withheld == ("couple", "mixed")
+    assert faces.train["expr"].tolist() == [False, False, True, True]
+    assert faces.validation["expr"].tolist() == [True, True, False, False]
+    # of the two people only the one whose label is a validation label is measured
+    assert faces.annotated("expr").tolist() == [False, True, True, True]
+    assert faces.train["va"].tolist() == [False, False, False, True]
+    assert faces.for_encoder().tolist() == [False, False, False, True]
+
+
+def test_what_the_faces_are_made_of_is_told(toy_lake: Path) -> None:
+    faces = faces_.read(Lake(str(toy_lake)), DataOptions(), PLAIN, 32)
+    assert faces.origin["faces"] == "faces/schema=1/ingest=i-toy/archive=toy"
+    assert faces.origin["dataset"] == "toy"
+    assert len(faces.origin["labels_content"]) == 1
+    assert faces.digest == faces_.read(Lake(str(toy_lake)), DataOptions(train="none"), PLAIN, 32).digest
 
 
 def test_a_lake_without_faces_labels_or_a_clear_choice_is_refused_with_what_to_do(
@@ -136,27 +192,31 @@ def test_a_lake_without_faces_labels_or_a_clear_choice_is_refused_with_what_to_d
 # --- windows
 
 
-def face_set(times: list[float], tracks: list[int]) -> FaceSet:
+def face_set(times: list[float], tracks: list[int], labels: list[int] | None = None) -> FaceSet:
     n = len(times)
     return FaceSet(
-        images=np.zeros((n, 1, 4, 4), np.uint8),
+        pictures=np.zeros((n, 1, 4, 4), np.uint8),
+        picture=np.arange(n),
         names=("a",),
         video=np.zeros(n, np.int32),
         track_id=np.array(tracks, np.int32),
         frame_index=np.rint(np.array(times) * 30).astype(np.int32),
         time_s=np.array(times),
-        labels={},
-        train={},
+        labels={"expr": np.array(labels or [0] * n)},
+        train={"expr": np.ones(n, bool)},
         validation={},
+        withheld=(),
         join=Join(0, 0, 0, 0),
         source=None,  # type: ignore[arg-type]
+        origin={},
+        digest="",
     )
 
 
 def test_every_face_is_in_a_window_once_labelled_and_windows_do_not_mix_tracks() -> None:
     faces = face_set([*(np.arange(47) / 30), *(np.arange(5) / 30)], [0] * 47 + [1] * 5)
     data = DataOptions(window=20, stride=15)
-    found = training_windows(faces, np.ones(52, bool), data)
+    found = training_windows(faces, "expr", data)
     assert found.rows.shape == (4, 20)
     assert (found.valid == found.labelled).all()
     assert set(found.rows[found.valid].tolist()) == set(range(52))
@@ -164,12 +224,19 @@ def test_every_face_is_in_a_window_once_labelled_and_windows_do_not_mix_tracks()
         assert len(set(faces.track_id[rows[valid]].tolist())) == 1
 
 
+def test_windows_without_a_label_are_not_trained_on() -> None:
+    bystander = face_set([*(np.arange(40) / 30)] * 2, [0] * 40 + [1] * 40, [3] * 10 + [-1] * 70)
+    found = training_windows(bystander, "expr", DataOptions(window=20, stride=20))
+    assert found.rows.tolist() == [list(range(20))]
+    assert found.labelled.tolist() == [[True] * 10 + [False] * 10]
+
+
 @pytest.mark.parametrize("gaps", ["repeat", "mask"])
 def test_a_gap_repeats_the_last_face_unlabelled_or_is_masked(gaps: str) -> None:
     faces = face_set([0, 1 / 30, 5 / 30, 6 / 30], [0] * 4)
     data = DataOptions(window=9, stride=9, gaps=gaps)  # type: ignore[arg-type]
-    (sequence,) = sequences(faces, np.ones(4, bool), data)
-    found = cut(sequence, data)
+    (stretch,) = stretches(faces, np.ones(4, bool), data)
+    found = cut(stretch, data)
     assert found.rows[0, :7].tolist() == [0, 1, 1, 1, 1, 2, 3]
     assert found.labelled[0].tolist() == [True, True, False, False, False, True, True, False, False]
     assert found.valid[0].tolist() == (found.labelled[0].tolist() if gaps == "mask" else [True] * 7 + [False] * 2)
@@ -180,9 +247,9 @@ def test_features_cut_by_these_rows_are_those_that_scoring_cuts() -> None:
     frames = np.flatnonzero(rng.random(130) < 0.7)
     faces = face_set((frames / 25).tolist(), [0] * len(frames))
     data = DataOptions(window=40, stride=30, gaps="mask", fps=30)
-    (sequence,) = sequences(faces, np.ones(len(frames), bool), data)
+    (stretch,) = stretches(faces, np.ones(len(frames), bool), data)
     features = rng.normal(size=(len(frames), 3)).astype(np.float32)
-    mine = cut(sequence, data)
+    mine = cut(stretch, data)
     inputs = np.where(mine.valid[..., None], features[mine.rows], 0)
     source, own = windows.hold(windows.points(windows.positions(faces.time_s, faces.time_s[0], 30)))
     theirs, valid = windows.cut(features[source], own, 40, 30)
@@ -190,9 +257,9 @@ def test_features_cut_by_these_rows_are_those_that_scoring_cuts() -> None:
     np.testing.assert_array_equal(mine.valid, valid)
 
 
-def test_a_jump_of_the_clock_ends_a_sequence() -> None:
+def test_a_jump_of_the_clock_ends_a_stretch() -> None:
     faces = face_set([0, 1 / 30, 4000, 4000 + 1 / 30], [0] * 4)
-    found = list(sequences(faces, np.ones(4, bool), DataOptions(window=30, stride=30)))
+    found = list(stretches(faces, np.ones(4, bool), DataOptions(window=30, stride=30)))
     assert [each.faces.tolist() for each in found] == [[0, 1], [2, 3]]
 
 

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,14 @@ import torch
 from common.bundle import Bundle
 from common.cli import main
 from common.errors import UsageError
+from common.labels import EXPRESSIONS
 from common.lake import Lake
-from train import job, recipe
+from train import job, loop, recipe
+from train.checkpoint import Finished
 from train.data import faces as faces_
+from train.data.windows import stretches
 from train.evaluate import encode, evaluate, predict
+from train.metrics import expression_f1
 from train.models import load
 from train.recipe import DataOptions
 
@@ -29,6 +37,16 @@ pytestmark = pytest.mark.slow
 def trained(toy_lake: Path, toy_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     root = tmp_path_factory.mktemp("trained")
     return job.run(recipe.load(toy_recipe), Lake(str(toy_lake)), root / "bundle", root / "work"), root / "work"
+
+
+SHORT = ("mae.steps=2", "finetune.steps=2", "temporal.steps=2")
+
+
+@pytest.fixture(scope="module")
+def short(toy_lake: Path, toy_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Trained for a few steps."""
+    out = tmp_path_factory.mktemp("short") / "bundle"
+    return job.run(recipe.load(toy_recipe, SHORT), Lake(str(toy_lake)), out)
 
 
 def test_a_bundle_says_how_it_was_made_and_how_good_it_is(trained: tuple[Bundle, Path], toy_recipe: str) -> None:
@@ -44,22 +62,59 @@ def test_a_bundle_says_how_it_was_made_and_how_good_it_is(trained: tuple[Bundle,
     assert manifest.metrics["ccc_valence"] > 0.5
     assert manifest.metrics["f1_action_units"] > manifest.metrics["chance"]["action_unit_f1_all_ones"]
     assert json.loads((work / "result.json").read_text()) == manifest.metrics
-    stages = [json.loads(line)["stage"] for line in (work / "metrics.jsonl").read_text().splitlines()]
-    assert list(dict.fromkeys(stages)) == ["mae", "finetune", "va", "expr", "au"]
+    assert manifest.data["faces"] == "faces/schema=1/ingest=i-toy/archive=toy"
+    assert manifest.data["dataset"] == "toy"
+    assert manifest.data["init_sha256"] is None
+    for stage in ("mae", "finetune", "va", "expr", "au"):
+        assert json.loads((work / f"{stage}.jsonl").read_text().splitlines()[0])["stage"] == stage
 
 
-def test_the_same_recipe_and_lake_make_the_same_weights(
-    trained: tuple[Bundle, Path], toy_lake: Path, toy_recipe: str, tmp_path: Path
+def test_another_seed_alone_makes_other_weights(short: Bundle, toy_lake: Path, toy_recipe: str, tmp_path: Path) -> None:
+    other = job.run(recipe.load(toy_recipe, (*SHORT, "seed=1")), Lake(str(toy_lake)), tmp_path / "bundle")
+    assert other.manifest.files.keys() == short.manifest.files.keys()
+    for name, record in other.manifest.files.items():
+        assert record.sha256 != short.manifest.files[name].sha256
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_stage_that_it_was_in(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = job.run(recipe.load(toy_recipe), Lake(str(toy_lake)), tmp_path / "bundle", tmp_path / "work")
-    assert again.manifest.files == trained[0].manifest.files
-    other = job.run(
-        recipe.load(toy_recipe, ("seed=1", "finetune.steps=2", "temporal.steps=2")),
-        Lake(str(toy_lake)),
-        tmp_path / "bundle",
-        tmp_path / "work",
-    )
-    assert other.manifest.id != again.manifest.id
+    def run(out: str, *overrides: str, stop: str | None = None) -> tuple[list[str], Bundle | None]:
+        """The stages that were trained (by nothing), and the bundle, if the run was not stopped in the stage `stop`."""
+        trained = []
+
+        def fit(name: str, *arguments: Any) -> None:
+            if name == stop:
+                raise KeyboardInterrupt
+            trained.append(name)
+
+        monkeypatch.setattr(loop, "fit", fit)
+        with contextlib.suppress(KeyboardInterrupt):
+            return trained, job.run(recipe.load(toy_recipe, overrides), Lake(str(toy_lake)), tmp_path / out)
+        return trained, None
+
+    stages, whole = run("whole")
+    assert stages == ["mae", "finetune", "va", "expr", "au"]
+    assert run("cut", stop="expr") == (["mae", "finetune", "va"], None)
+    stages, resumed = run("cut")
+    assert stages == ["expr", "au"]
+    assert whole is not None
+    assert resumed is not None
+    assert resumed.manifest.id == whole.manifest.id
+    # only what follows from a changed setting is made again
+    assert run("cut", "temporal.tasks=[expr]", "data.stride=10")[0] == ["expr"]
+    assert run("cut", "temporal.tasks=[expr]", "finetune.lr=0.1")[0] == ["finetune", "expr"]
+
+
+def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_path: Path) -> None:
+    model, finished = torch.nn.Linear(3, 2), Finished(tmp_path)
+    assert not finished.restore("mae", "abc", model)
+    finished.keep("mae", "abc", model)
+    assert finished.restore("mae", "abc", model)
+    assert not finished.restore("mae", "other", model)
+    finished.file("mae").write_bytes(finished.file("mae").read_bytes()[:-1])
+    assert not finished.restore("mae", "abc", model)
+    assert [path.name for path in tmp_path.iterdir()] == ["mae.safetensors"]
 
 
 def test_predictions_are_those_of_a_loop_over_windows_written_out(trained: tuple[Bundle, Path], toy_lake: Path) -> None:
@@ -69,10 +124,8 @@ def test_predictions_are_those_of_a_loop_over_windows_written_out(trained: tuple
     model = load(trained[0])
     chosen = faces.video == 5
     features = encode(model, faces, chosen)
-    from train.data.windows import sequences
-
-    (sequence,) = sequences(faces, chosen, data)
-    found = predict(model, features, sequence, data)
+    (stretch,) = stretches(faces, chosen, data)
+    found = predict(model, features, stretch, data)
     rows = features[chosen]
     total, count = {task: np.zeros((70, k)) for task, k in (("va", 2), ("expr", 8), ("au", 12))}, np.zeros(70)
     for start in (0, 15, 30, 45, 60):
@@ -87,33 +140,35 @@ def test_predictions_are_those_of_a_loop_over_windows_written_out(trained: tuple
         np.testing.assert_allclose(found[task], total[task] / count[:, None], atol=1e-5)
 
 
-def test_held_out_videos_leave_no_trace_in_the_weights(
-    toy_lake: Path, toy_recipe: str, trained: tuple[Bundle, Path], tmp_path: Path
+def test_weights_repeat_and_held_out_videos_leave_no_trace_in_them(
+    toy_lake: Path, toy_recipe: str, short: Bundle, tmp_path: Path
 ) -> None:
     copy = tmp_path / "lake"
     copy.mkdir()
-    for path in toy_lake.rglob("*.parquet"):
+    for path in filter(Path.is_file, toy_lake.rglob("*")):
         if "toy_5" not in path.name:
             target = copy / path.relative_to(toy_lake)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    made = job.run(recipe.load(toy_recipe), Lake(str(copy)), tmp_path / "bundle", tmp_path / "work")
-    assert made.manifest.files == trained[0].manifest.files
-    assert made.manifest.metrics != trained[0].manifest.metrics
+    made = job.run(recipe.load(toy_recipe, SHORT), Lake(str(copy)), tmp_path / "bundle")
+    assert made.manifest.files == short.manifest.files
+    assert made.manifest.metrics != short.manifest.metrics
 
 
 def test_fine_tuning_can_start_from_the_encoder_of_another_run(
     trained: tuple[Bundle, Path], toy_lake: Path, toy_recipe: str, tmp_path: Path
 ) -> None:
     options = ("data.train=toy_0", "data.validation=toy_4", "finetune.steps=3", "temporal.steps=3")
-    start = trained[1] / job.ENCODER_FILE
+    start = trained[1] / "mae.safetensors"
     lake = Lake(str(toy_lake))
     made = job.run(recipe.load(toy_recipe, (f"init={start}", *options)), lake, tmp_path / "bundle", tmp_path / "work")
     assert made.manifest.data["train_videos"] == 1
     assert made.manifest.metrics["frames"]["va"] == 70
-    assert not (tmp_path / "work" / job.ENCODER_FILE).exists()
-    lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[0])["stage"] == "finetune"
+    assert made.manifest.data["init_sha256"] == hashlib.sha256(start.read_bytes()).hexdigest()
+    assert not (tmp_path / "work" / "mae.jsonl").exists()
+    # the bundle's own choice of videos, and another
+    assert job.evaluate_bundle(made, lake, ())["frames"]["va"] == 70
+    assert job.evaluate_bundle(made, lake, ("validation=toy_*",))["frames"]["va"] == 140
     bigger = recipe.load(toy_recipe, (f"init={start}", "encoder.depth=3"))
     with pytest.raises(UsageError, match="do not fit"):
         job.run(bigger, lake, tmp_path / "bundle", tmp_path / "work")
@@ -133,14 +188,49 @@ def test_evaluating_the_bundle_again_gives_the_metrics_that_it_states(
     assert found["chance"] == stated["chance"]
     assert main(["evaluate", str(trained[0].path), "--lake", str(toy_lake), "validation=none"]) == 2
     assert "validation video" in capsys.readouterr().err
+    assert main(["evaluate", str(trained[0].path), "--lake", str(toy_lake), "window=30"]) == 2
+    assert "unknown key 'window'" in capsys.readouterr().err
 
 
-def test_the_command_prints_its_summary_last_and_nothing_else_on_stdout(
+def test_an_evaluation_is_told_line_by_line(short: Bundle, toy_lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(short.path), "--lake", str(toy_lake)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "frames va: 140" in lines
+    assert "chance ccc: 0.000" in lines
+    assert f"ccc_valence: {short.manifest.metrics['ccc_valence']:.3f}" in lines
+
+
+def test_a_metric_that_is_not_defined_is_none_and_a_task_without_labels_has_none(short: Bundle, toy_lake: Path) -> None:
+    data = DataOptions(window=20, stride=15)
+    faces = faces_.read(Lake(str(toy_lake)), data, short.manifest.preprocess, 32)
+    labels = faces.labels | {"au": np.full_like(faces.labels["au"], -1), "va": np.full_like(faces.labels["va"], 0.3)}
+
+    class Constant:
+        def features(self, images: np.ndarray) -> np.ndarray:
+            return np.zeros((len(images), 1), np.float32)
+
+        def heads(self, features: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+            shape = valid.shape
+            outputs = {"va": np.full((*shape, 2), np.float32(0.3)), "au": np.zeros((*shape, 12), np.float32)}
+            return outputs | {"expr": np.broadcast_to(np.array([0.7, 0.3], np.float32), (*shape, 2)).copy()}
+
+    classes = {"expr": ("fear", "anger")}
+    found = evaluate(Constant(), replace(faces, labels=labels), data, classes)  # type: ignore[arg-type]
+    assert found["ccc_valence"] is None
+    assert found["frames"] == {"va": 140, "expr": 140, "au": 0}
+    assert not [name for name in found if "au" in name or "action" in name]
+    # the first output is what the bundle's classes say: fear
+    truth = faces.labels["expr"][faces.validation["expr"]]
+    assert found["f1_expression"] == pytest.approx(expression_f1(np.full(140, EXPRESSIONS.index("fear")), truth))
+
+
+def test_the_command_needs_no_compiler_and_prints_its_summary_and_nothing_else_on_stdout(
     toy_lake: Path, toy_recipe: str, tmp_path: Path
 ) -> None:
-    short = ("mae.steps=2", "finetune.steps=2", "temporal.steps=2")
+    extensions = tmp_path / "extensions"
     done = subprocess.run(
-        [MIEN, "train", toy_recipe, *short, "--lake", toy_lake, "--out", tmp_path / "bundle", "--json"],
+        [MIEN, "train", toy_recipe, *SHORT, "--lake", toy_lake, "--out", tmp_path / "bundle", "--json"],
+        env=os.environ | {"PATH": "", "TORCH_EXTENSIONS_DIR": str(extensions), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -149,8 +239,7 @@ def test_the_command_prints_its_summary_last_and_nothing_else_on_stdout(
     (line,) = done.stdout.splitlines()
     summary = json.loads(line)
     assert summary["id"] == Bundle.open(tmp_path / "bundle").manifest.id
-    assert (tmp_path / "bundle.train" / "metrics.jsonl").exists()
-    assert not {path.name for path in tmp_path.iterdir()} - {"bundle", "bundle.train"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "bundle.train"}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +249,10 @@ def test_the_command_prints_its_summary_last_and_nothing_else_on_stdout(
         (["demo", "finetune.step=3"], "unknown key 'finetune.step': did you mean 'finetune.steps'?"),
         (["demo", "encoder.dim=64"], "temporal.model.features must be encoder.dim"),
         (["demo", "preprocess.crop=[40, 0, 88]"], "must lie inside the aligned crop"),
+        (["demo", "name=My Model"], "'name' String should match"),
+        (["demo", "temporal.tasks=[va, va]"], "should name each task once"),
+        (["demo", "preprocess.mean=[0.5]"], "must both hold a value for each of encoder.channels"),
+        (["demo", "preprocess.mean=[0, 0, 0]", "preprocess.std=[1, 1, 1]"], "must both hold a value for each"),
         (["demo"], "run `mien label` first"),
     ],
 )
@@ -174,21 +267,47 @@ def test_a_mistake_is_one_sentence_with_status_2_and_nothing_is_written(
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(
-    toy_lake: Path, toy_recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy_lake: Path, toy_recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    assert main(["train", toy_recipe, "--lake", str(toy_lake), "--out", str(tmp_path)]) == 2
-    assert "would be overwritten" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    for out in (str(tmp_path), ".", "/"):
+        assert main(["train", toy_recipe, "--lake", str(toy_lake), "--out", out]) == 2
+        assert "would be overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_work_folder_that_cannot_be_made_is_told_of_before_anything_is_trained(
-    toy_lake: Path, toy_recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("out", "work", "sentence"),
+    [
+        ("bundle", "file/work", "cannot be written: Not a directory, name another with --work"),
+        ("file/bundle", "work", "cannot be written: File exists, name another with --out"),
+        ("bundle", "bundle", "name another with --work"),
+        ("bundle", "bundle/work", "name another with --work"),
+    ],
+)
+def test_folders_that_cannot_hold_the_result_are_told_of_before_anything_is_trained(
+    out: str,
+    work: str,
+    sentence: str,
+    toy_lake: Path,
+    toy_recipe: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").write_text("")
-    out, work = str(tmp_path / "bundle"), str(tmp_path / "file" / "work")
-    assert main(["train", toy_recipe, "--lake", str(toy_lake), "--out", out, "--work", work]) == 2
-    assert "name another with --work" in capsys.readouterr().err
+    options = ("--out", str(tmp_path / out), "--work", str(tmp_path / work))
+    assert main(["train", toy_recipe, "--lake", str(toy_lake), *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_of_several_processes_is_refused(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="runs in one process"):
+        job.run(recipe.load(toy_recipe), Lake(str(toy_lake)), tmp_path / "bundle")
 
 
 def test_labels_that_no_face_joins_are_told_of_before_anything_is_trained(

@@ -1,16 +1,13 @@
-"""Faces and labels of a lake, joined: every face of an archive as the encoder's input, with what was annotated of it.
-
-Labels join faces by archive, name of the video (its URI without folder and extension) and frame_index. Where an
-annotation is of one person of two (`subject`), the track that lies on that side whenever both are seen is meant. Where
-a frame has several faces and nothing says which one is meant, its labels are dropped and counted, never guessed.
-"""
+"""The faces of an archive as the encoder's input, with what was annotated of each (`train.data.join`) and its split."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,39 +15,36 @@ import pyarrow.parquet as pq
 import simplejpeg
 from numpy.typing import NDArray
 
-from common import log
+from common import config, log
 from common.bundle import Preprocess
-from common.errors import MienError, UsageError
+from common.committed import committed
+from common.errors import MienError, NotFound, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
 from common.lake import Lake, Partition
+from common.parts import read_footer
+from train.data.join import Join, join_labels, subjects
 from train.losses import NOT_ANNOTATED
-from train.models.preprocess import prepare
-from train.recipe import DataOptions
+from train.models.preprocess import channels, prepare
+from train.recipe import DataOptions, Selection
 
+TASKS = ("va", "expr", "au")
 _KEYS = ["video_id", "uri", "frame_index", "time_s", "track_id", "box_x0", "box_x1"]
 _BATCH = 512  # crops decoded at once
-
-
-@dataclass(frozen=True)
-class Join:
-    """What became of the labels: rows in the table, joined to a face, without a face, without a clear face."""
-
-    labels: int
-    joined: int
-    without_face: int
-    ambiguous: int
 
 
 @dataclass(frozen=True, eq=False)
 class FaceSet:
     """N faces, sorted by video, track and frame.
 
-    images: uint8 [N, C, s, s], what `prepare` makes; video: int32 [N], number in `names`; track_id, frame_index: int32
-    [N]; time_s: float64 [N]. labels: "va" float32 [N, 2], NaN where not annotated; "expr" int64 [N], "au" int64
-    [N, 12], -1 there. train, validation: by task, bool [N], the faces of videos of that split and pattern.
+    video: int32 [N], number in `names`; track_id, frame_index: int32 [N]; time_s: float64 [N]. labels: "va" float32
+    [N, 2], NaN where not annotated; "expr" int64 [N], "au" int64 [N, 12], -1 there. train, validation: by task, bool
+    [N], the faces of videos of that split and pattern; no video is in both. withheld: videos with training labels whose
+    faces the encoder must not see, as they validate a task. pictures: uint8 [P, C, s, s], what `prepare` makes, in the
+    order of the parts; picture: int64 [N], the place of each face in it. origin: what a bundle says of the data.
     """
 
-    images: NDArray[np.uint8]
+    pictures: NDArray[np.uint8]
+    picture: NDArray[np.int64]
     names: tuple[str, ...]
     video: NDArray[np.int32]
     track_id: NDArray[np.int32]
@@ -59,81 +53,112 @@ class FaceSet:
     labels: dict[str, NDArray]
     train: dict[str, NDArray[np.bool_]]
     validation: dict[str, NDArray[np.bool_]]
+    withheld: tuple[str, ...]
     join: Join
     source: Partition
+    origin: dict[str, Any]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.video)
 
+    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """uint8 [len(rows), C, s, s]."""
+        return self.pictures[self.picture[rows]]
+
     def annotated(self, task: str) -> NDArray[np.bool_]:
-        """bool [N]: the faces that have a label of the task."""
+        """bool [N]: the faces that have a label of the task, from the split that their video is in."""
         labels = self.labels[task]
         known = ~np.isnan(labels) if task == "va" else labels != NOT_ANNOTATED
         return known if known.ndim == 1 else known.any(axis=1)
 
-    def pretraining(self) -> NDArray[np.bool_]:
-        """bool [N]: the faces of videos that train a task and validate none."""
+    def for_encoder(self) -> NDArray[np.bool_]:
+        """bool [N]: the faces of videos that train a task and validate none, as all tasks share the encoder."""
         return np.any(list(self.train.values()), axis=0) & ~np.any(list(self.validation.values()), axis=0)
 
 
 def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) -> FaceSet:
-    """All faces of the archive with their labels. Raises UsageError where the lake lacks either, or has several."""
-    labels = _labels(lake, data.dataset)
+    """All committed faces of an archive with their labels. UsageError: the lake lacks either, or has several."""
+    dataset, labels = _labels(lake, data.dataset)
     source = _partition(lake, data)
-    parts = [entry.key for entry in lake.store.list(f"{source}/") if entry.key.endswith(".parquet")]
-    frames, pictures = [], []
-    for part in sorted(parts):
-        for table, crops in _crops(lake, part, crop_size):
-            frames.append(table)
-            pictures.append(prepare(crops, preprocess))
-    if not frames:
-        raise UsageError(f"no faces in {source} of the lake {lake.url}: run `mien ingest` on the videos first")
-    faces = pd.concat(frames, ignore_index=True)
-    faces["video"] = [PurePosixPath(uri).stem for uri in faces["uri"]]
-    order = faces.sort_values(["video", "video_id", "track_id", "frame_index"], kind="stable").index.to_numpy()
-    faces = faces.loc[order].reset_index(drop=True)
-    joined, join = join_labels(faces, labels)
+    parts = committed(lake, "faces", source)
+    faces, pictures = _faces(lake, source, [part.key for part in parts], preprocess, crop_size)
+    faces["video"] = faces["uri"].map({uri: PurePosixPath(uri).stem for uri in faces["uri"].unique()})
+    faces = faces.sort_values(["video", "video_id", "track_id", "frame_index"], kind="stable")
+    picture = faces.index.to_numpy()
+    faces = faces.reset_index(drop=True)
+    labels["subject"] = subjects(labels)
+    named = _named(labels, data)
+    # A video of two people, one in either split, only validates: what is seen of one shows the other's surroundings.
+    splits = {task: (train - validation, validation) for task, (train, validation) in named.items()}
+    known = labels.dropna(how="all", subset=[*VALENCE_AROUSAL, "expression", *ACTION_UNITS]).reset_index(drop=True)
+    joined, join = join_labels(faces, known)
     log.get("train").info("labels joined", **join.__dict__)
-    return _face_set(np.concatenate(pictures)[order], faces, labels, joined, join, data, source)
+    trains, validates = (set().union(*sets) for sets in zip(*named.values(), strict=True))
+    withheld = tuple(sorted(trains & validates & set(faces["video"])))
+    if withheld:
+        log.get("train").warning("videos kept from the encoder's training, they validate a task", videos=withheld)
+    video, names = pd.factorize(faces["video"], sort=True)
+
+    def members(which: int) -> dict[str, NDArray[np.bool_]]:
+        return {task: np.isin(names, list(sets[which]))[video] for task, sets in splits.items()}
+
+    return FaceSet(
+        pictures=pictures,
+        picture=picture,
+        names=tuple(names),
+        video=video.astype(np.int32),
+        track_id=faces["track_id"].to_numpy(np.int32),
+        frame_index=faces["frame_index"].to_numpy(np.int32),
+        time_s=faces["time_s"].to_numpy(np.float64),
+        labels=_values(known, joined, splits),
+        train=members(0),
+        validation=members(1),
+        withheld=withheld,
+        join=join,
+        source=source,
+        origin={"faces": str(source), "ingest": _ingest(lake, source), **dataset},
+        digest=config.digest({"labels": dataset, "faces": {part.key: part.version for part in parts}}),
+    )
 
 
-def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.int64], Join]:
-    """For each face the row of `labels` that is about it, -1 for none; int64 [N].
-
-    faces: video, video_id, frame_index, track_id, box_x0, box_x1. labels: base_video, subject, frame_index, with a
-    number per row as its index.
-    """
-    seen = faces.assign(face=np.arange(len(faces)), centre=(faces["box_x0"] + faces["box_x1"]) / 2)
-    # Two videos of one name in an archive: nothing says which one was annotated.
-    twins = seen.groupby("video")["video_id"].nunique()
-    seen["twin"] = seen["video"].isin(twins.index[twins > 1])
-    seen["side"] = _sides(seen)
-    rows = labels[["base_video", "subject", "frame_index"]].assign(label=np.arange(len(labels)))
-    pairs = rows.merge(seen, left_on=["base_video", "frame_index"], right_on=["video", "frame_index"])
-    named = pairs["subject"].notna()
-    alone = pairs.groupby("label")["face"].transform("size") == 1
-    fits = np.where(named, pairs["side"] == pairs["subject"], alone) & ~pairs["twin"]
-    found = pairs[fits]
-    # Two annotations that end at one face contradict each other.
-    once = ~found.duplicated("face", keep=False) & ~found.duplicated("label", keep=False)
-    found = found[once]
-    result = np.full(len(faces), -1, np.int64)
-    result[found["face"]] = found["label"]
-    with_face = pairs["label"].nunique()
-    return result, Join(len(labels), len(found), len(labels) - with_face, with_face - len(found))
+Splits = dict[str, tuple[set[str], set[str]]]
 
 
-def _sides(seen: pd.DataFrame) -> NDArray[np.object_]:
-    """For each face "left" or "right", if its track lies there in every frame that has exactly two faces, else ""."""
-    frame, track = ["video_id", "frame_index"], ["video_id", "track_id"]
-    couples = seen[seen.groupby(frame)["face"].transform("size") == 2]
-    on_left = couples.groupby(frame)["centre"].rank(method="first") == 1
-    shares = on_left.groupby([couples[key] for key in track]).mean()
-    share = shares.reindex(pd.MultiIndex.from_frame(seen[track])).to_numpy()
-    return np.select([share == 1, share == 0], ["left", "right"], "").astype(object)
+def _named(labels: pd.DataFrame, data: DataOptions) -> Splits:
+    """By task, the names of the videos with training and with validation labels, as far as the patterns want them."""
+
+    def of(task: str, split: str, pattern: str) -> set[str]:
+        names = labels.loc[labels[f"split_{task}"] == split, "base_video"].unique()
+        return {name for name in names if fnmatchcase(name, pattern)}
+
+    return {task: (of(task, "train", data.train), of(task, "validation", data.validation)) for task in TASKS}
 
 
-def _labels(lake: Lake, dataset: str | None) -> pd.DataFrame:
+def _values(labels: pd.DataFrame, joined: NDArray[np.int64], splits: Splits) -> dict[str, NDArray]:
+    """By task the values of each face's label, where that is of the split that its video is in."""
+    numbers = {name: number for number, name in enumerate(EXPRESSIONS)}
+    units = labels[list(ACTION_UNITS)].to_numpy(np.float64, na_value=np.nan)
+    values = {
+        "va": labels[list(VALENCE_AROUSAL)].to_numpy(np.float32, na_value=np.nan),
+        "expr": labels["expression"].map(numbers).fillna(NOT_ANNOTATED).to_numpy(np.int64),
+        "au": np.where(np.isnan(units), NOT_ANNOTATED, units).astype(np.int64),
+    }
+    found = {}
+    for task, (train, validation) in splits.items():
+        split, video = labels[f"split_{task}"], labels["base_video"]
+        counts = (split == "train") & video.isin(train) | (split == "validation") & video.isin(validation)
+        known = joined >= 0
+        known[known] = counts.to_numpy()[joined[known]]
+        found[task] = np.full(
+            (len(joined), *values[task].shape[1:]), np.nan if task == "va" else NOT_ANNOTATED, values[task].dtype
+        )
+        found[task][known] = values[task][joined[known]]
+    return found
+
+
+def _labels(lake: Lake, dataset: str | None) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The dataset's name and the digest of its rows (or an object's version, where it does not say), and the rows."""
     partitions = {dict(p.keys)["dataset"]: p for p in lake.partitions("labels")}
     if dataset is None and len(partitions) == 1:
         dataset = next(iter(partitions))
@@ -142,16 +167,15 @@ def _labels(lake: Lake, dataset: str | None) -> pd.DataFrame:
         raise UsageError(
             f"the lake {lake.url} has no {'one' if dataset is None else dataset} dataset of labels: {have}"
         )
-    tables = [_table(lake, entry.key) for entry in lake.store.list(f"{partitions[dataset]}/")]
-    return pd.concat(tables, ignore_index=True)
+    tables, content = [], []
+    for part in committed(lake, "labels", partitions[dataset]):
+        with lake.store.open_input(part.key) as file:
+            tables.append(pq.ParquetFile(file).read().to_pandas())
+            content.append(read_footer(file).get("mien.content", part.version))
+    return {"dataset": dataset, "labels_content": content}, pd.concat(tables, ignore_index=True)
 
 
-def _table(lake: Lake, key: str) -> pd.DataFrame:
-    with lake.store.open_input(key) as file:
-        return pq.ParquetFile(file).read().to_pandas()
-
-
-def _partition(lake: Lake, data: DataOptions) -> Partition:
+def _partition(lake: Lake, data: Selection) -> Partition:
     def wanted(partition: Partition) -> bool:
         keys = dict(partition.keys)
         return data.archive in (None, keys["archive"]) and data.ingest in (None, keys["ingest"])
@@ -164,6 +188,42 @@ def _partition(lake: Lake, data: DataOptions) -> Partition:
         raise UsageError(f"the lake {lake.url} has no faces: run `mien ingest` on the videos first")
     have = "; ".join(", ".join(f"{key}={value}" for key, value in partition.keys) for partition in every)
     raise UsageError(f"data.archive and data.ingest must name one set of faces of the lake {lake.url}, it has {have}")
+
+
+def _ingest(lake: Lake, source: Partition) -> Any:
+    """How the faces were made: detector, decoder and all, as their job recorded it."""
+    try:
+        return json.loads(lake.store.read(lake.config_key(source)))
+    except NotFound:
+        return None
+
+
+def _faces(
+    lake: Lake, source: Partition, parts: list[str], preprocess: Preprocess, size: int
+) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
+    """Keys and pictures of all faces in the order of the parts.
+
+    The pictures are written in their place once: room is made for every row, and what frames without a face leave of
+    it is memory that is never touched.
+    """
+    room = 0
+    for part in parts:
+        with lake.store.open_input(part) as file:
+            room += pq.ParquetFile(file).metadata.num_rows
+    pictures = np.empty((room, channels(preprocess), preprocess.size, preprocess.size), np.uint8)
+    tables, filled = [], 0
+    for part in parts:
+        for table, crops in _crops(lake, part, size):
+            if filled + len(crops) > room:
+                raise MienError(
+                    f"the faces in {part} of the lake {lake.url} were replaced while they were read: start again"
+                )
+            pictures[filled : filled + len(crops)] = prepare(crops, preprocess)
+            filled += len(crops)
+            tables.append(table)
+    if not filled:
+        raise UsageError(f"no faces in {source} of the lake {lake.url}: run `mien ingest` on the videos first")
+    return pd.concat(tables, ignore_index=True), pictures[:filled]
 
 
 def _crops(lake: Lake, part: str, size: int) -> Iterator[tuple[pd.DataFrame, NDArray[np.uint8]]]:
@@ -180,46 +240,3 @@ def _crops(lake: Lake, part: str, size: int) -> Iterator[tuple[pd.DataFrame, NDA
             if crops.shape[1:] != (size, size, 3):
                 raise UsageError(f"the crops in {part} are {crops.shape[2]} px wide, the recipe's crop.size is {size}")
             yield batch.select(_KEYS).to_pandas(), crops
-
-
-def _face_set(
-    images: NDArray[np.uint8],
-    faces: pd.DataFrame,
-    labels: pd.DataFrame,
-    joined: NDArray[np.int64],
-    join: Join,
-    data: DataOptions,
-    source: Partition,
-) -> FaceSet:
-    known = joined >= 0
-
-    def of_faces(values: NDArray, otherwise: float) -> NDArray:
-        out = np.full((len(faces), *values.shape[1:]), otherwise, values.dtype)
-        out[known] = values[joined[known]]
-        return out
-
-    numbers = {name: number for number, name in enumerate(EXPRESSIONS)}
-    units = labels[list(ACTION_UNITS)].to_numpy(np.float64, na_value=np.nan)
-    video, names = pd.factorize(faces["video"], sort=True)
-
-    def split(task: str, which: str, pattern: str) -> NDArray[np.bool_]:
-        chosen = labels.loc[labels[f"split_{task}"] == which, "base_video"].unique()
-        return np.isin(video, [n for n, name in enumerate(names) if name in chosen and fnmatchcase(name, pattern)])
-
-    return FaceSet(
-        images=images,
-        names=tuple(names),
-        video=video.astype(np.int32),
-        track_id=faces["track_id"].to_numpy(np.int32),
-        frame_index=faces["frame_index"].to_numpy(np.int32),
-        time_s=faces["time_s"].to_numpy(np.float64),
-        labels={
-            "va": of_faces(labels[list(VALENCE_AROUSAL)].to_numpy(np.float32, na_value=np.nan), np.nan),
-            "expr": of_faces(labels["expression"].map(numbers).fillna(NOT_ANNOTATED).to_numpy(np.int64), NOT_ANNOTATED),
-            "au": of_faces(np.where(np.isnan(units), NOT_ANNOTATED, units).astype(np.int64), NOT_ANNOTATED),
-        },
-        train={task: split(task, "train", data.train) for task in ("va", "expr", "au")},
-        validation={task: split(task, "validation", data.validation) for task in ("va", "expr", "au")},
-        join=join,
-        source=source,
-    )

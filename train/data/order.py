@@ -1,4 +1,4 @@
-"""Which examples a step sees: a pure function of the seed and the step, so that a run can go on from any step."""
+"""Which examples a step sees: a function of the seed and the step alone, so that every run sees the same."""
 
 from __future__ import annotations
 

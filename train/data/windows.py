@@ -14,7 +14,7 @@ from train.recipe import DataOptions
 
 
 @dataclass(frozen=True, eq=False)
-class Sequence:
+class Stretch:
     """A track without a long gap: `faces` [m], its rows of the face set at `places` [m] on the grid.
 
     Each of the n grid points holds the face `held` int64 [n], which is its own where `own` bool [n].
@@ -41,8 +41,8 @@ class Windows:
         return len(self.rows)
 
 
-def sequences(faces: FaceSet, chosen: NDArray[np.bool_], data: DataOptions) -> Iterator[Sequence]:
-    """The sequences of the chosen faces (whole videos), in the order of the face set."""
+def stretches(faces: FaceSet, chosen: NDArray[np.bool_], data: DataOptions) -> Iterator[Stretch]:
+    """The stretches of the chosen faces (whole videos), in the order of the face set."""
     rows = np.flatnonzero(chosen)
     if not len(rows):
         return
@@ -53,23 +53,27 @@ def sequences(faces: FaceSet, chosen: NDArray[np.bool_], data: DataOptions) -> I
         for piece in np.split(np.arange(len(track)), np.flatnonzero(gaps) + 1):
             places = windows.positions(times[piece], times[piece[0]], data.fps)
             source, own = windows.hold(windows.points(places))
-            yield Sequence(track[piece], places, track[piece][source], own)
+            yield Stretch(track[piece], places, track[piece][source], own)
 
 
-def cut(sequence: Sequence, data: DataOptions) -> Windows:
-    """The windows of one sequence: its last one padded, with the padding not valid."""
-    grid = windows.starts(len(sequence.held), data.window, data.stride)[:, None] + np.arange(data.window)
-    inside, point = grid < len(sequence.held), np.minimum(grid, len(sequence.held) - 1)
-    own = inside & sequence.own[point]
-    return Windows(sequence.held[point], own if data.gaps == "mask" else inside, own)
+def shown(stretch: Stretch, data: DataOptions) -> NDArray[np.bool_]:
+    """bool [n]: the grid points that a model sees."""
+    return stretch.own if data.gaps == "mask" else np.ones(len(stretch.held), bool)
 
 
-def training_windows(faces: FaceSet, chosen: NDArray[np.bool_], data: DataOptions) -> Windows:
-    """All windows of the chosen faces."""
-    every = [cut(sequence, data) for sequence in sequences(faces, chosen, data)]
-    empty = np.zeros((0, data.window))
-    return Windows(
-        rows=np.concatenate([empty.astype(np.int64), *(each.rows for each in every)]),
-        valid=np.concatenate([empty.astype(bool), *(each.valid for each in every)]),
-        labelled=np.concatenate([empty.astype(bool), *(each.labelled for each in every)]),
+def cut(stretch: Stretch, data: DataOptions) -> Windows:
+    """The windows of one stretch: its last one padded, with the padding not valid."""
+    grid = windows.starts(len(stretch.held), data.window, data.stride)[:, None] + np.arange(data.window)
+    inside, point = grid < len(stretch.held), np.minimum(grid, len(stretch.held) - 1)
+    return Windows(stretch.held[point], inside & shown(stretch, data)[point], inside & stretch.own[point])
+
+
+def training_windows(faces: FaceSet, task: str, data: DataOptions) -> Windows:
+    """The windows of the task's training videos, but for those without a label: of faces that nobody annotated."""
+    every = [cut(stretch, data) for stretch in stretches(faces, faces.train[task], data)]
+    rows, valid, own = (
+        np.concatenate([getattr(each, name) for each in every]) for name in ("rows", "valid", "labelled")
     )
+    labelled = own & faces.annotated(task)[rows]
+    taught = labelled.any(axis=1)
+    return Windows(rows[taught], valid[taught], labelled[taught])

@@ -56,7 +56,8 @@ class ScoringModel:
     def heads(self, features: NDArray[np.float32], valid: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
         """Windows of features float32 [N, w, D] and valid bool [N, w] -> for each task float32 [N, w, K].
 
-        Activated: va clipped to [-1, 1], expr and au probabilities. What stands where not valid means nothing.
+        Activated: va clipped to [-1, 1], expr and au probabilities, of the bundle's classes in their order. What stands
+        where not valid means nothing.
         """
         with torch.inference_mode(), self._precision():
             windows = torch.from_numpy(features).to(self._device)
@@ -76,7 +77,8 @@ def load(bundle: Bundle, device: str = "cpu", dtype: str = "float32") -> Scoring
     _restore(encoder, bundle, manifest.encoder.file)
     heads: dict[str, TemporalModel] = {}
     for task, part in manifest.temporal.items():
-        heads[task] = TemporalModel(TemporalOptions.model_validate(part.options), OUTPUTS[task])
+        outputs = OUTPUTS["va"] if task == "va" else len(manifest.classes[task])
+        heads[task] = TemporalModel(TemporalOptions.model_validate(part.options), outputs)
         _restore(heads[task], bundle, part.file)
     return ScoringModel(encoder, heads, manifest.preprocess, device, dtype)
 

@@ -11,18 +11,22 @@ from torch import Tensor
 from common.bundle import Preprocess
 
 
+def channels(options: Preprocess) -> int:
+    """Channels of the encoder's input."""
+    return 1 if options.grey else 3
+
+
 def prepare(crops: NDArray[np.uint8], options: Preprocess) -> NDArray[np.uint8]:
     """Aligned crops uint8 RGB [B, S, S, 3] -> uint8 [B, C, s, s], cut, made grey and scaled; what training keeps."""
     x, y, side = options.crop
-    channels = 1 if options.grey else 3
-    out = np.empty((len(crops), channels, options.size, options.size), np.uint8)
+    out = np.empty((len(crops), channels(options), options.size, options.size), np.uint8)
     for each, crop in zip(out, crops, strict=True):
         cut = np.ascontiguousarray(crop[y : y + side, x : x + side])
         if options.grey:
             cut = cv2.cvtColor(cut, cv2.COLOR_RGB2GRAY)
         shrinks = side > options.size
         scaled = cv2.resize(cut, (options.size,) * 2, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        each[:] = scaled.reshape(options.size, options.size, channels).transpose(2, 0, 1)
+        each[:] = scaled.reshape(options.size, options.size, channels(options)).transpose(2, 0, 1)
     return out
 
 

@@ -1,0 +1,56 @@
+"""The results of finished stages, kept in a run's work folder, so that a run that was cut off need not repeat them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common import log
+from common.errors import MienError
+
+_MADE_FROM = "mien.made_from"
+
+
+class Finished:
+    """A file of weights per stage, which says by a digest what it was made from: recipe and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def restore(self, stage: str, made_from: str, model: nn.Module) -> bool:
+        """Loads what the stage made of the same, if that is there."""
+        file = self.file(stage)
+        try:
+            with safe_open(file, "pt") as stored:
+                if (stored.metadata() or {}).get(_MADE_FROM) != made_from:
+                    return False
+                model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError, RuntimeError):  # absent, damaged, or of a model that has changed since
+            return False
+        log.get("train").info("stage taken from an earlier run", stage=stage, file=str(file))
+        return True
+
+    def keep(self, stage: str, made_from: str, model: nn.Module) -> None:
+        """Puts the stage's weights in place of older ones; the file is whole at any moment."""
+        file = self.file(stage)
+        scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            save_file(state(model), scratch, {_MADE_FROM: made_from})
+            os.replace(scratch, file)
+        except (OSError, SafetensorError) as error:
+            raise MienError(f"the result of the stage {stage} cannot be kept in {self._folder}: {error}") from None
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def file(self, stage: str) -> Path:
+        return self._folder / f"{stage}.safetensors"
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's weights, on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

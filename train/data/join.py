@@ -1,0 +1,69 @@
+"""Which face of a lake an annotation is about.
+
+Labels join faces by name of the video (its URI without folder and extension) and frame_index. Where an annotation is of
+one person of two (`subject`), the track that lies on that side whenever both are seen is meant. Where a frame has
+several faces and nothing says which one is meant, its labels are dropped and counted, never guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+_OTHER = {"left": "right", "right": "left"}
+
+
+@dataclass(frozen=True)
+class Join:
+    """What became of the annotated frames of all splits: all, joined to a face, without a face, without a clear one."""
+
+    labels: int
+    joined: int
+    without_face: int
+    ambiguous: int
+
+
+def subjects(labels: pd.DataFrame) -> pd.Series:
+    """`subject`, and for a bare name beside a suffixed one (Aff-Wild2's video59 and video59_right) the other side."""
+    sides = labels.dropna(subset="subject").groupby("base_video")["subject"].unique()
+    other = {base: _OTHER[found[0]] for base, found in sides.items() if len(found) == 1}
+    return labels["subject"].fillna(labels["base_video"].map(other))
+
+
+def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.int64], Join]:
+    """For each face the row of `labels` that is about it, -1 for none; int64 [N].
+
+    faces: video, video_id, frame_index, track_id, box_x0, box_x1. labels: base_video, subject, frame_index, with a
+    number per row as its index.
+    """
+    seen = faces.assign(face=np.arange(len(faces)), centre=(faces["box_x0"] + faces["box_x1"]) / 2)
+    # Two videos of one name in an archive: nothing says which one was annotated.
+    twins = seen.groupby("video")["video_id"].nunique()
+    seen["twin"] = seen["video"].isin(twins.index[twins > 1])
+    seen["side"] = _sides(seen)
+    rows = labels[["base_video", "subject", "frame_index"]].assign(label=np.arange(len(labels)))
+    pairs = rows.merge(seen, left_on=["base_video", "frame_index"], right_on=["video", "frame_index"])
+    named = pairs["subject"].notna()
+    alone = pairs.groupby("label")["face"].transform("size") == 1
+    fits = np.where(named, pairs["side"] == pairs["subject"], alone) & ~pairs["twin"]
+    found = pairs[fits]
+    # Two annotations that end at one face contradict each other.
+    once = ~found.duplicated("face", keep=False) & ~found.duplicated("label", keep=False)
+    found = found[once]
+    result = np.full(len(faces), -1, np.int64)
+    result[found["face"]] = found["label"]
+    with_face = pairs["label"].nunique()
+    return result, Join(len(labels), len(found), len(labels) - with_face, with_face - len(found))
+
+
+def _sides(seen: pd.DataFrame) -> NDArray[np.object_]:
+    """For each face "left" or "right", if its track lies there in every frame that has exactly two faces, else ""."""
+    frame, track = ["video_id", "frame_index"], ["video_id", "track_id"]
+    couples = seen[seen.groupby(frame)["face"].transform("size") == 2]
+    on_left = couples.groupby(frame)["centre"].rank(method="first") == 1
+    shares = on_left.groupby([couples[key] for key in track]).mean()
+    share = shares.reindex(pd.MultiIndex.from_frame(seen[track])).to_numpy()
+    return np.select([share == 1, share == 0], ["left", "right"], "").astype(object)

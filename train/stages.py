@@ -1,0 +1,168 @@
+"""The stages of a recipe, each trained, or taken from an earlier run that made the same from the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import common
+from common import config
+from common.errors import UsageError
+from train import loop, tasks
+from train.checkpoint import Finished
+from train.data.augment import augment
+from train.data.faces import FaceSet
+from train.data.order import batch_indices
+from train.data.windows import training_windows
+from train.evaluate import encode
+from train.losses import NOT_ANNOTATED
+from train.models import ScoringModel
+from train.models.temporal import TemporalModel
+from train.models.vit import Encoder
+from train.recipe import AugmentOptions, Recipe, StageOptions
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What comes out: the fine-tuned encoder, a temporal model a task, and the SHA-256 of the file `init`."""
+
+    encoder: Encoder
+    heads: dict[str, TemporalModel]
+    init: str | None
+
+
+class Stages:
+    """One run's stages: "mae", "finetune", then one a task. What is random in each follows from the seed alone."""
+
+    def __init__(self, recipe: Recipe, faces: FaceSet, session: loop.Session) -> None:
+        """Raises UsageError for weights `init` that cannot be read or do not fit."""
+        self._recipe, self._faces, self._session = recipe, faces, session
+        self._finished = Finished(session.work)
+        self._encoder = Encoder(recipe.encoder)
+        self._init = None if recipe.init is None else _start_from(self._encoder, recipe.init)
+        parts = {"preprocess", "crop", "encoder", "seed", "zero"}
+        self._made_from: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
+            "init": self._init,
+            "precision": session.precision,
+            "faces": faces.digest,
+            "train": recipe.data.train,
+            "validation": recipe.data.validation,
+            "code_version": common.__version__,
+        }
+
+    def run(self) -> Trained:
+        """Call in `loop.process_group`."""
+        if self._init is None:
+            self._start()
+        self._finetune()
+        return Trained(self._encoder, {name: self._head(name) for name in self._recipe.temporal.tasks}, self._init)
+
+    def _start(self) -> None:
+        """The encoder before fine-tuning: pretrained, or random where the recipe has no such stage."""
+        torch.manual_seed(self._recipe.seed)
+        stage = self._recipe.mae
+        if stage is None:
+            self._encoder = Encoder(self._recipe.encoder)
+            return
+        task = tasks.MaePretrain(self._recipe)
+        self._encoder = task.model.encoder
+        rows = np.flatnonzero(self._faces.for_encoder())
+
+        def batch_at(step: int) -> tasks.Batch:
+            return {"images": self._pictures("mae", step, self._drawn(rows, step, stage), stage.augment)}
+
+        self._made_from["mae"] = stage.model_dump(mode="json")
+        self._run("mae", stage, task, self._encoder, batch_at)
+
+    def _finetune(self) -> None:
+        torch.manual_seed(self._recipe.seed)
+        stage, faces = self._recipe.finetune, self._faces
+        task = tasks.ExpressionFinetune(self._recipe, self._encoder)
+        rows = np.flatnonzero(faces.for_encoder() & faces.train["expr"] & faces.annotated("expr"))
+
+        def batch_at(step: int) -> tasks.Batch:
+            chosen = self._drawn(rows, step, stage)
+            labels = torch.from_numpy(faces.labels["expr"][chosen])
+            return {"images": self._pictures("finetune", step, chosen, stage.augment), "labels": labels}
+
+        self._made_from["finetune"] = stage.model_dump(mode="json")
+        self._run("finetune", stage, task, self._encoder, batch_at)
+
+    def _head(self, name: str) -> TemporalModel:
+        torch.manual_seed(self._recipe.seed)
+        stage, data = self._recipe.temporal, self._recipe.data
+        task = tasks.TEMPORAL[name](stage.model, stage.noise)
+        cut = training_windows(self._faces, name, data)
+        if not len(cut):
+            raise UsageError(
+                f"no label of {name} is of a frame that windows at {data.fps:g} frames/s take: raise data.fps"
+            )
+        rows, valid, labelled = (torch.from_numpy(each) for each in (cut.rows, cut.valid, cut.labelled))
+        labels = torch.from_numpy(self._faces.labels[name])
+        nothing = torch.tensor(float("nan") if name == "va" else NOT_ANNOTATED, dtype=labels.dtype)
+
+        def batch_at(step: int) -> tasks.Batch:
+            chosen = torch.from_numpy(self._drawn(np.arange(len(rows)), step, stage))
+            at = rows[chosen]
+            taught = labelled[chosen].reshape(*at.shape, *(1,) * (labels.ndim - 1))
+            return {
+                "features": self._features[at],
+                "valid": valid[chosen],
+                "labels": torch.where(taught, labels[at], nothing),
+            }
+
+        windows = data.model_dump(include={"fps", "window", "stride", "gaps"})
+        settings = {"temporal": stage.model_dump(mode="json", exclude={"tasks"}), "windows": windows}
+        self._run(name, stage, task, task.model, batch_at, frames=data.window, **settings)
+        return task.model
+
+    def _run(
+        self,
+        name: str,
+        stage: StageOptions,
+        task: tasks.Task,
+        model: nn.Module,
+        batch_at: Callable[[int], tasks.Batch],
+        frames: int = 1,
+        **settings: Any,
+    ) -> None:
+        """Trains `model`, a part of `task`, in place, unless the work folder has what that would come to."""
+        made_from = config.digest(self._made_from | settings)
+        if not self._finished.restore(name, made_from, model):
+            loop.fit(name, task, batch_at, stage, self._session, frames * stage.batch)
+            self._finished.keep(name, made_from, model)
+
+    def _drawn(self, rows: NDArray[np.int64], step: int, stage: StageOptions) -> NDArray[np.int64]:
+        return rows[batch_indices(len(rows), stage.batch, step, self._recipe.seed)]
+
+    def _pictures(self, name: str, step: int, rows: NDArray[np.int64], changes: AugmentOptions) -> Tensor:
+        rng = np.random.default_rng(loop.step_seed(self._recipe.seed, name, step))
+        return torch.from_numpy(augment(self._faces.images(rows), changes, rng))
+
+    @cached_property
+    def _features(self) -> Tensor:
+        """float32 [N, D] of the training faces, from the fine-tuned encoder as scoring runs it: in float32."""
+        wanted = np.any([self._faces.train[task] for task in self._recipe.temporal.tasks], axis=0)
+        model = ScoringModel(self._encoder, {}, self._recipe.preprocess, self._session.device)
+        return torch.from_numpy(encode(model, self._faces, wanted))
+
+
+def _start_from(encoder: Encoder, file: Path) -> str:
+    try:
+        encoder.load_state_dict(load_file(file))
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"init: the weights {file} cannot be read: {error}") from None
+    except RuntimeError as error:
+        raise UsageError(f"init: the weights {file} do not fit the recipe's encoder: {error}") from None
