@@ -45,7 +45,7 @@ def _field(
 
 _VIDEO_ID = _field("video_id", pa.string(), "first 32 hex digits of the SHA-256 of the video's canonical URI")
 _URI = _field("uri", pa.string(), "canonical URI: absolute path, or s3://bucket/key")
-_FRAME = _field("frame_index", pa.int32(), "position in decode order, from 0", range_=">= 0")
+_FRAME = _field("frame_index", pa.int32(), "number of the frame in presentation order, from 0", range_=">= 0")
 _TIME = _field(
     "time_s", pa.float64(), "presentation time minus the container's start time, as a player shows it", unit="s"
 )
@@ -221,12 +221,25 @@ ABOUT = {
     "videos": "A row is a planned video and what became of it, per job.",
     "labels": "A row is an annotated frame of a dataset.",
 }
+# The folders between a table's version and its parts, which readers show as further columns.
+_ARCHIVE = {"archive": "name of the archive, as --archive gave it or made from SRC"}
+FOLDERS = {
+    "scores": {"model": "name and id of the bundle, and a digest of the options that change rows", **_ARCHIVE},
+    "faces": {"ingest": "digest of the options that the faces were found with", **_ARCHIVE},
+    "videos": {"job": "the job that did the video: `score-` and a model, or `ingest-` and an ingest", **_ARCHIVE},
+    "labels": {"dataset": "name of the dataset"},
+}
 SORTED_BY = ("video_id", "frame_index", "track_id")
 
 
 def to_markdown() -> str:
     """The tables as `docs/tables.md`: one section each, a line per column."""
-    lines = ["# Tables", "", f"Generated from `common/schema.py` by `make docs`; schema version {SCHEMA_VERSION}.", ""]
+    lines = [
+        *("# Tables", "", f"Generated from `common/schema.py` by `make docs`; schema version {SCHEMA_VERSION}.", ""),
+        "The last columns of each table are in the names of its folders, where every hive reader finds them, as it does",
+        "`schema`, the version.",
+        "",
+    ]
     for name, schema in TABLES.items():
         lines += [
             f"## {name}",
@@ -247,6 +260,7 @@ def to_markdown() -> str:
                 about["meaning"],
             )
             lines.append("| " + " | ".join(cells) + " |")
+        lines += [f"| {folder} | string, folder |  |  | never | {meaning} |" for folder, meaning in FOLDERS[name].items()]
         lines.append("")
     return "\n".join(lines)
 

@@ -19,16 +19,9 @@ import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
 from common.errors import MienError, UsageError
-from common.lake import Lake
+from common.lake import PARTITION_KEYS, Lake
 from common.schema import SCHEMA_VERSION, TABLES
 
-# What a row's folders say of it: columns of the views after those of the table.
-PARTITION_COLUMNS = {
-    "scores": ("model", "archive"),
-    "faces": ("ingest", "archive"),
-    "videos": ("job", "archive"),
-    "labels": ("dataset",),
-}
 _SCHEMA = f"schema={SCHEMA_VERSION}"
 # A job's outcomes are committed by the ledger of the rows that it makes.
 _DATA_OF_JOB = {"job=score-": "scores/{}/model=", "job=ingest-": "faces/{}/ingest="}
@@ -208,9 +201,8 @@ def connect(lake: Lake) -> Iterator[Tables]:
 def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, table: str) -> None:
     """A view of the committed parts of `table`, or a table without rows if there are none."""
     schema = TABLES[table]
-    folders = [name for name in PARTITION_COLUMNS[table] if name not in schema.names]
     if parts := committed(lake, table):
-        chosen = ", ".join(f'"{name}"' for name in [*schema.names, *folders])
+        chosen = ", ".join(f'"{name}"' for name in [*schema.names, *PARTITION_KEYS[table]])
         union = "true" if table in _MAY_DIFFER else "false"  # true opens every part, whatever is asked
         connection.execute(
             f"CREATE VIEW {table} AS SELECT {chosen} FROM read_parquet({_literal([_path(lake, key) for key in parts])},"
@@ -218,7 +210,7 @@ def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, table: str) -> No
         )
     else:
         empty = schema.empty_table()
-        for name in folders:
+        for name in PARTITION_KEYS[table]:
             empty = empty.append_column(name, pa.array([], pa.string()))
         connection.register("empty", empty)
         connection.execute(f"CREATE TABLE {table} AS FROM empty")

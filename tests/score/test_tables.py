@@ -11,10 +11,10 @@ import pytest
 
 from common.errors import MienError, UsageError
 from common.lake import Lake
-from common.schema import TABLES, VIDEOS
+from common.schema import FOLDERS, TABLES, VIDEOS
 from common.store import Store
 from score.status import status
-from score.tables import PARTITION_COLUMNS, SqlError, committed, connect
+from score.tables import SqlError, committed, connect
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -60,9 +60,7 @@ def test_empty_tables_have_the_columns_and_types_of_full_ones(lake: Lake, make_r
     lake.store.create("_plans/something", b"begun")
     empty = {table: ask(lake, f"SELECT column_name, column_type FROM (DESCRIBE {table})") for table in TABLES}
     for table in TABLES:
-        assert [name for name, _ in empty[table]] == list(
-            dict.fromkeys([*TABLES[table].names, *PARTITION_COLUMNS[table]])
-        )
+        assert [name for name, _ in empty[table]] == [*TABLES[table].names, *FOLDERS[table]]
         assert ask(lake, f"SELECT count(*) FROM {table}") == [(0,)]
         put_part(lake, table, "u1", make_rows(table, 3))
         assert ask(lake, f"SELECT column_name, column_type FROM (DESCRIBE {table})") == empty[table]
