@@ -236,8 +236,8 @@ def to_markdown() -> str:
     """The tables as `docs/tables.md`: one section each, a line per column."""
     lines = [
         *("# Tables", "", f"Generated from `common/schema.py` by `make docs`; schema version {SCHEMA_VERSION}.", ""),
-        "The last columns of each table are in the names of its folders, where every hive reader finds them, as it does",
-        "`schema`, the version.",
+        "The last columns of each table are in the names of its folders, where every hive reader finds them; it also",
+        "finds `schema`, the version.",
         "",
     ]
     for name, schema in TABLES.items():
@@ -250,17 +250,17 @@ def to_markdown() -> str:
             "|---|---|---|---|---|---|",
         ]
         for field in schema:
-            about = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
+            said = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
             cells = (
                 field.name,
                 str(field.type),
-                about.get("unit", ""),
-                about.get("range", ""),
-                about["null"],
-                about["meaning"],
+                said.get("unit", ""),
+                said.get("range", ""),
+                said["null"],
+                said["meaning"],
             )
             lines.append("| " + " | ".join(cells) + " |")
-        lines += [f"| {folder} | string, folder |  |  | never | {meaning} |" for folder, meaning in FOLDERS[name].items()]
+        lines += [f"| {column} | string, folder |  |  | never | {about} |" for column, about in FOLDERS[name].items()]
         lines.append("")
     return "\n".join(lines)
 
