@@ -18,25 +18,28 @@ import duckdb
 import pandas as pd
 import simplejpeg
 
-from common.labels import ACTION_UNITS, EXPRESSIONS
+from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
 from train import metrics
+from train.tasks import TEMPORAL
 
 MIEN = Path(sys.executable).parent / "mien"
 STRIP = 16  # faces in the picture's strip
 FEWER_STEPS = ("finetune.steps=300", "finetune.warmup=15", "temporal.steps=60")
 
+# A lake may hold the scores of several models: each is a partition of its own.
 QUERIES = {
     "Which videos are the most pleasant?": """
         select regexp_extract(uri, '([^/]+)\\.mp4$', 1) as video, round(avg(valence), 3) as valence,
                round(avg(arousal), 3) as arousal, count(*) as frames
-        from scores where face_status = 'ok' group by video order by valence desc limit 5""",
+        from scores where model = '{model}' and face_status = 'ok' group by video order by valence desc limit 5""",
     "How often is each expression the most probable one?": """
         select expression, count(*) as frames, round(100 * count(*) / sum(count(*)) over (), 1) as percent
-        from scores where expression is not null group by expression order by frames desc""",
+        from scores where model = '{model}' and expression is not null group by expression order by frames desc""",
     "Which action units go with happiness, and which with anger?": """
         select expression, round(avg(au06), 2) as au06_cheek_raiser, round(avg(au12), 2) as au12_lip_corner_puller,
                round(avg(au04), 2) as au04_brow_lowerer, round(avg(au23), 2) as au23_lip_tightener
-        from scores where expression in ('happiness', 'anger') group by expression order by expression""",
+        from scores where model = '{model}' and expression in ('happiness', 'anger')
+        group by expression order by expression""",
 }
 
 
@@ -55,9 +58,16 @@ def held_out(clips: Path) -> list[Path]:
     return [clips / "videos" / f"{path.stem}.mp4" for path in sorted(annotated)]
 
 
-def joined(lake: Path) -> pd.DataFrame:
+def scored_by(bundle: Path, lake: Path) -> str:
+    """The name under which a bundle's scores are in the lake: its own, its id, and a digest of how it was used."""
+    made = json.loads((bundle / "bundle.json").read_text())
+    (folder,) = (lake / "scores" / "schema=1").glob(f"model={made['name']}-{made['id']}-*")
+    return folder.name.removeprefix("model=")
+
+
+def joined(lake: Path, model: str) -> pd.DataFrame:
     """Scores beside their labels (`true_*`), a row per frame that has both, in order of video and frame."""
-    truth = ", ".join(f"labels.{name} as true_{name}" for name in ("valence", "arousal", "expression", *ACTION_UNITS))
+    truth = ", ".join(f"labels.{name} as true_{name}" for name in (*VALENCE_AROUSAL, "expression", *ACTION_UNITS))
     return duckdb.sql(
         f"""
         select labels.base_video as video, scores.* exclude (model, archive, schema), {truth}
@@ -65,7 +75,7 @@ def joined(lake: Path) -> pd.DataFrame:
         join read_parquet('{lake}/labels/**/*.parquet') as labels
           on labels.base_video = regexp_extract(scores.uri, '([^/]+)\\.mp4$', 1)
          and labels.frame_index = scores.frame_index
-        where scores.face_status <> 'no_face'
+        where scores.model = '{model}' and scores.face_status <> 'no_face'
         qualify count(*) over (partition by scores.video_id, scores.frame_index) = 1
         order by video, scores.frame_index"""
     ).df()
@@ -74,15 +84,17 @@ def joined(lake: Path) -> pd.DataFrame:
 def compare(table: pd.DataFrame) -> dict[str, Any]:
     """The metrics of the ABAW protocol over all annotated frames pooled, and what chance would reach."""
     numbers = {name: number for number, name in enumerate(EXPRESSIONS)}
-    predicted = table["expression"].map(numbers).to_numpy()
-    expressions = table["true_expression"].map(numbers).fillna(-1).astype(int).to_numpy()
-    units = table[[f"true_{name}" for name in ACTION_UNITS]].fillna(-1).to_numpy(int)
-    chance = metrics.chance(expressions, units)
+    true = {
+        "va": table[[f"true_{name}" for name in VALENCE_AROUSAL]].to_numpy(float),
+        "expr": table["true_expression"].map(numbers).fillna(-1).to_numpy(int),
+        "au": table[[f"true_{name}" for name in ACTION_UNITS]].fillna(-1).to_numpy(int),
+    }
+    found: dict[str, Any] = {}
+    for task, columns in (("va", VALENCE_AROUSAL), ("expr", EXPRESSION_COLUMNS), ("au", ACTION_UNITS)):
+        found |= TEMPORAL[task].metrics(table[list(columns)].to_numpy(), true[task])
+    chance = metrics.chance(true["expr"], true["au"])
     return {
-        "ccc_valence": metrics.ccc(table["valence"], table["true_valence"]),
-        "ccc_arousal": metrics.ccc(table["arousal"], table["true_arousal"]),
-        "f1_expression": metrics.expression_f1(predicted, expressions),
-        "f1_action_units": metrics.action_unit_f1(table[list(ACTION_UNITS)].to_numpy(), units),
+        **found,
         "chance": {
             "ccc_valence": chance.ccc,
             "ccc_arousal": chance.ccc,
@@ -98,7 +110,7 @@ def cross_portrait(lake: Path, bundle: Path, out: Path) -> dict[str, float]:
 
     Starts from the pretrained encoder, which saw both without labels; fewer steps, as there is half the data.
     """
-    encoder = bundle.with_name(f"{bundle.name}.train") / "mae-encoder.safetensors"
+    encoder = bundle.with_name(f"{bundle.name}.train") / "mae.safetensors"
     found = mien(
         *("train", "demo", "--lake", lake, "--out", out, "--json", f"init={encoder}"),
         *("data.train=astronaut_*", "data.validation=hopper_*", *FEWER_STEPS),
@@ -153,7 +165,7 @@ def show(result: dict[str, Any]) -> None:
 
 def main(out: Path) -> None:
     started = time.monotonic()
-    for made in ("clips", "lake", "bundle", "cross_portrait"):
+    for made in ("clips", "lake", "bundle", "bundle.train", "cross_portrait", "cross_portrait.train"):
         shutil.rmtree(out / made, ignore_errors=True)
     out.mkdir(exist_ok=True)
     clips, lake, bundle = out / "clips", out / "lake", out / "bundle"
@@ -166,7 +178,8 @@ def main(out: Path) -> None:
     listed.write_text("".join(f"{path.absolute()}\n" for path in held_out(clips)))
     mien("score", listed, "--lake", lake, "--model", bundle)
 
-    table = joined(lake)
+    model = scored_by(bundle, lake)
+    table = joined(lake, model)
     result = compare(table)
     draw(table, lake, out / "timeline.png")
     result["cross_portrait"] = cross_portrait(lake, bundle, out / "cross_portrait")
@@ -174,7 +187,7 @@ def main(out: Path) -> None:
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     show(result)
     for question, query in QUERIES.items():
-        print(f"\n{question}\n{mien('sql', lake, ' '.join(query.split()))}")
+        print(f"\n{question}\n{mien('sql', lake, ' '.join(query.format(model=model).split()))}")
     print(f"{out}: clips/ lake/ bundle/ timeline.png result.json, in {result['wall_s']:.0f} s")
 
 
