@@ -13,10 +13,14 @@ from typing import Any
 
 SHOWN_ROWS = 200
 SHOWN_CHARACTERS = 60
+PLAN = ["explain_key", "explain_value"]  # what DuckDB calls the columns of EXPLAIN
 
 
 def as_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Lines of an aligned table, numbers to the right; the first `SHOWN_ROWS` rows, long values cut."""
+    """Lines of an aligned table, numbers to the right; the first `SHOWN_ROWS` rows, long values cut. Plans as drawn."""
+    if list(names) == PLAN:
+        yield from (str(plan) for _, plan in rows)
+        return
     drawn = iter(rows)
     shown = [list(row) for row in islice(drawn, SHOWN_ROWS)]
     cells = [[_shown(value) for value in row] for row in shown]

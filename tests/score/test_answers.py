@@ -66,3 +66,7 @@ def test_numbers_are_numbers_whatever_type_duckdb_gives_them() -> None:
     assert line == f'{{"sum":15,"share":1.5,"large":{2**100},"list":[2.5,null],"struct":{{"a":3}}}}'
     assert list(as_csv(["sum", "share"], [row[:2]]))[1] == "15,1.5"
     assert list(as_text(["frames"], [row[:1]]))[2] == "    15"
+
+
+def test_text_of_a_plan_is_the_drawing() -> None:
+    assert list(as_text(["explain_key", "explain_value"], [("physical_plan", "+-\n| Scan")])) == ["+-\n| Scan"]
