@@ -18,16 +18,14 @@ import duckdb
 import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
+from common.committed import committed
 from common.errors import MienError, UsageError
 from common.lake import PARTITION_KEYS, Lake
-from common.schema import SCHEMA_VERSION, TABLES
+from common.schema import TABLES
 
-_SCHEMA = f"schema={SCHEMA_VERSION}"
-# A job's outcomes are committed by the ledger of the rows that it makes.
-_DATA_OF_JOB = {"job=score-": "scores/{}/model=", "job=ingest-": "faces/{}/ingest="}
 # New datasets bring new columns, in a part or two each; the parts of the other tables all have the same columns.
 _MAY_DIFFER = ("labels",)
-_CATALOG = re.compile(r"\b(show|describe|information_schema|pragma|duckdb_\w+)\b", re.IGNORECASE)
+_CATALOG = re.compile(r"\b(show|describe|information_schema|duckdb_\w+)\b", re.IGNORECASE)
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([\w\s,]*\)\s*)?", re.IGNORECASE)
 # A PIVOT that looks up its columns is several statements, as is a COPY of one.
 _PIVOT = re.compile(r"\s*(pivot|select|from|with)\b", re.IGNORECASE)
@@ -35,27 +33,6 @@ _PIVOT = re.compile(r"\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
 class SqlError(UsageError):
     """A query that DuckDB does not accept."""
-
-
-def committed(lake: Lake, table: str) -> list[str]:
-    """Keys of the parts of `table` that the ledger knows; of labels, which no job commits, all."""
-    ledgers = {"labels": (), "videos": ("scores", "faces")}.get(table, (table,))
-    # The ledger first: a part that it names then is there when the parts are listed.
-    records = {
-        entry.key.removeprefix("_ledger/").removesuffix(".json")
-        for ledger in ledgers
-        for entry in lake.store.list(f"_ledger/{ledger}/{_SCHEMA}/")
-    }
-    parts = (entry.key for entry in lake.store.list(f"{table}/{_SCHEMA}/") if entry.key.endswith(".parquet"))
-    return sorted(part for part in parts if table == "labels" or _record(part) in records)
-
-
-def _record(part: str) -> str:
-    """`<table>/<partition>/part-<unit>-<n>.parquet` -> `<data table>/<partition>/<unit>`."""
-    folder, _, name = part.rpartition("/")
-    for job, data in _DATA_OF_JOB.items():
-        folder = folder.replace(f"videos/{_SCHEMA}/{job}", data.format(_SCHEMA))
-    return f"{folder}/{name.removeprefix('part-').removesuffix('.parquet').split('-')[0]}"
 
 
 class _LakeFiles(AbstractFileSystem):
@@ -201,11 +178,11 @@ def connect(lake: Lake) -> Iterator[Tables]:
 def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, table: str) -> None:
     """A view of the committed parts of `table`, or a table without rows if there are none."""
     schema = TABLES[table]
-    if parts := committed(lake, table):
+    if parts := [_path(lake, part.key) for part in committed(lake, table)]:
         chosen = ", ".join(f'"{name}"' for name in [*schema.names, *PARTITION_KEYS[table]])
         union = "true" if table in _MAY_DIFFER else "false"  # true opens every part, whatever is asked
         connection.execute(
-            f"CREATE VIEW {table} AS SELECT {chosen} FROM read_parquet({_literal([_path(lake, key) for key in parts])},"
+            f"CREATE VIEW {table} AS SELECT {chosen} FROM read_parquet({_literal(parts)},"
             f" union_by_name = {union}, hive_partitioning = true, hive_types_autocast = false)"
         )
     else:
