@@ -179,9 +179,7 @@ class Committer:
         while True:
             try:
                 return attempt()
-            except Overtaken:
-                continue
-            except Unstaged as problem:
+            except (Overtaken, Unstaged) as problem:
                 state = self._publisher.state(unit)
                 if state == failed_at:
                     raise MienError(f"unit {unit} cannot be committed, {problem}: {advice}") from None

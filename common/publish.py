@@ -94,7 +94,7 @@ class Publisher:
                 if (current[0].unit, current[0].partition) != (record.unit, record.partition):
                     raise CommitConflict(f"{key} is of another unit or partition: move it out of the lake")
                 if current[0].ahead_of(record):
-                    raise Overtaken
+                    raise Overtaken(f"{key} is of a later commit than part 0")
                 if not record.ahead_of(current[0]):
                     if not record.same_rows(current[0]):
                         raise CommitConflict(f"{key} holds other attempts than part 0 of its unit: remove the unit")

@@ -142,6 +142,20 @@ def test_reconcile_names_a_unit_whose_part_is_gone_and_its_advice_restores_every
     world.audit(lake, table, ARCHIVE)
 
 
+def test_reconcile_names_a_part_that_was_restored_from_too_old_a_copy(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    archive = {"/tapes/1.mp4": "v1"}
+    (record,) = world.run(lake, "scores", archive)
+    committer = world.Committer(world.job(lake))
+    part = Path(lake) / committer.job.lake.part_key(committer.job.data, record.unit)
+    old = part.read_bytes()
+    world.run(lake, "scores", {"/tapes/1.mp4": "v2"})
+    part.write_bytes(old)
+    (problem,) = committer.reconcile().problems
+    assert record.unit in problem
+    assert "is of a later commit than part 0: restore it from a copy" in problem
+
+
 def test_reconcile_passes_over_files_that_are_no_parts(tmp_path: Path) -> None:
     lake = str(tmp_path / "lake")
     world.run(lake, "scores", ARCHIVE)
