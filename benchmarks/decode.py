@@ -8,7 +8,6 @@ Bare PyAV converts each frame to RGB on one thread, as the sandbox does; bare de
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import threading
 import time
@@ -20,7 +19,7 @@ import av
 import decord
 import psutil
 
-from benchmarks.machine import DEMO_CLIP, machine
+from benchmarks.machine import DEMO_CLIP, existing, last_line
 from ingest.decode import DecodeOptions, open_video
 
 MB = 1 << 20
@@ -99,8 +98,8 @@ def peaks(path: Path, decoder: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", type=existing, nargs="?", default=DEMO_CLIP)
     parser.add_argument("--minutes", type=float, default=30, help="length of the video that memory is measured on")
     arguments = parser.parse_args()
     path: Path = arguments.video
@@ -110,33 +109,35 @@ def main() -> None:
         "decord bare": bare_decord,
         "decord sandbox": sandboxed("decord"),
     }
-    figures = {}
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         minute, long = Path(folder) / "minute.mkv", Path(folder) / "long.mkv"
         repeated(path, 60, minute)
         repeated(path, arguments.minutes * 60, long)
-        print(f"{path.name}, one minute of it, frames/s")
+        print(
+            f"{path.name} repeated; peak memory of parent + child in MB, over 1 and over {arguments.minutes:g} minutes"
+        )
+        print(f"{'':16} {'frames/s':>8} {'MB, minute':>12} {'MB, long':>12}")
         for name, decode in ways.items():
-            figures[name.replace(" ", "_") + "_fps"] = speed = frames_per_s(decode, minute)
-            print(f"  {name:16} {speed:8.0f}")
-        print(f"peak memory in MB: one minute, {arguments.minutes:g} minutes (parent + child)")
-        for decoder in ("pyav", "decord"):
-            for length, video in (("minute", minute), ("long", long)):
-                for side, peak in peaks(video, decoder).items():
-                    figures[f"{decoder}_{length}_{side}"] = peak
-            row = [
-                figures[f"{decoder}_{length}_{side}_mb"]
-                for length in ("minute", "long")
-                for side in ("parent", "child")
-            ]
-            print(f"  {decoder:16} {row[0]:5.0f} + {row[1]:4.0f} {row[2]:9.0f} + {row[3]:4.0f}")
+            key = name.replace(" ", "_")
+            figures[f"{key}_fps"] = frames_per_s(decode, minute)
+            row = f"{name:16} {figures[f'{key}_fps']:8.0f}"
+            if name.endswith("sandbox"):
+                for length, video in (("minute", minute), ("long", long)):
+                    peak = peaks(video, name.split()[0])
+                    figures |= {f"{key}_{length}_{side}": value for side, value in peak.items()}
+                    row += f" {peak['parent_mb']:5.0f} + {peak['child_mb']:4.0f}"
+            print(row)
+
+    def memory(length: str) -> float:
+        return figures[f"pyav_sandbox_{length}_parent_mb"] + figures[f"pyav_sandbox_{length}_child_mb"]
+
     ratios = {
         "sandbox_to_bare": figures["pyav_sandbox_fps"] / figures["pyav_bare_fps"],
         "pyav_to_decord": figures["pyav_sandbox_fps"] / figures["decord_sandbox_fps"],
-        "memory_long_to_minute": (figures["pyav_long_parent_mb"] + figures["pyav_long_child_mb"])
-        / (figures["pyav_minute_parent_mb"] + figures["pyav_minute_child_mb"]),
+        "memory_long_to_minute": memory("long") / memory("minute"),
     }
-    print(json.dumps({"benchmark": "decode", "ratios": ratios, "figures": figures, "machine": machine()}))
+    last_line("decode", ratios, figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Face detection side by side: the packages' own loops and ours, on one thread.
 
-    python -m benchmarks.detect VIDEO [--frames 16]
+    python -m benchmarks.detect [VIDEO] [--frames 16]
 
 CPU milliseconds a frame, best of three. RetinaFace runs on random weights with its class heads at zero, so no face is
 found and the time is the network's and the priors'; that of its found faces is small beside it.
@@ -9,7 +9,6 @@ found and the time is the network's and the priors'; that of its found faces is 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 import warnings
@@ -24,7 +23,7 @@ from facenet_pytorch import MTCNN
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.machine import DEMO_CLIP, machine
+from benchmarks.machine import DEMO_CLIP, existing, last_line
 from ingest.decode import DecodeOptions, open_video
 from ingest.detect import DetectorOptions
 from ingest.mtcnn import Mtcnn
@@ -101,7 +100,7 @@ def retinaface_rows(name: str, frames: Pictures) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
+    parser.add_argument("video", type=existing, nargs="?", default=DEMO_CLIP)
     parser.add_argument("--frames", type=int, default=16)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -120,13 +119,7 @@ def main() -> None:
         for name in NETWORKS
         for dtype in ("float32", "bfloat16")
     }
-    result = {
-        "benchmark": "detect",
-        "ratios": {name: round(value, 2) for name, value in ratios.items()},
-        "figures": {f"{name} (ms)": round(value, 2) for name, value in rows.items()},
-        "machine": machine(),
-    }
-    print(json.dumps(result))
+    last_line("detect", ratios, {f"{name} (ms)": value for name, value in rows.items()})
 
 
 if __name__ == "__main__":

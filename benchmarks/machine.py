@@ -1,19 +1,36 @@
-"""What a measurement was taken on."""
+"""What a measurement is taken on, and the line that ends it."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-DEMO_CLIP = Path("demo/clips/videos/astronaut_000.mp4")
-"""What is measured on unless a video is named: `make demo` makes it."""
+DEMO_CLIP = "demo/clips/videos/astronaut_000.mp4"
+DEMO_BUNDLE = "demo/bundle"
 PACKAGES = ("torch", "ray", "deepspeed", "av", "decord", "pyarrow")
 
 
+def existing(path: str) -> Path:
+    """The type of an argument that must be there; `make demo` makes what is measured unless another is named."""
+    if not Path(path).exists():
+        raise argparse.ArgumentTypeError(f"there is no {path}: run `make demo` first, or name another")
+    return Path(path)
+
+
+def last_line(benchmark: str, ratios: Mapping[str, float], figures: Mapping[str, float]) -> None:
+    """Prints the benchmark's result for programs."""
+    rounded = {"ratios": ratios, "figures": figures}
+    found = {key: {name: round(value, 3) for name, value in values.items()} for key, values in rounded.items()}
+    print(json.dumps({"benchmark": benchmark, **found, "machine": machine()}))
+
+
 def machine() -> dict[str, object]:
-    """Processor, cores, memory and versions, for a benchmark's last line."""
+    """Processor, cores, memory and versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()

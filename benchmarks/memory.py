@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.machine import DEMO_CLIP, machine
+from benchmarks.machine import DEMO_BUNDLE, DEMO_CLIP, existing, last_line
 
 MINUTES = (3, 30)
 
@@ -97,9 +97,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--score"]:
         score(*sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=Path("demo/bundle"))
-    parser.add_argument("--clip", type=Path, default=DEMO_CLIP)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=existing, default=DEMO_BUNDLE)
+    parser.add_argument("--clip", type=existing, default=DEMO_CLIP)
     parser.add_argument("--fps", type=int, default=10)
     arguments = parser.parse_args()
     found = {}
@@ -115,9 +115,8 @@ def main() -> None:
             f" {peak['s']:>7.0f}"
         )
     short, long = (found[minutes]["both"] for minutes in MINUTES)
-    figures = {f"mb_{minutes}_min": round(found[minutes]["both"], 1) for minutes in MINUTES}
-    ratios = {"memory_30_to_3_min": round(long / short, 3)}
-    print(json.dumps({"benchmark": "memory", "ratios": ratios, "figures": figures, "machine": machine()}))
+    figures = {f"mb_{minutes}_min": found[minutes]["both"] for minutes in MINUTES}
+    last_line("memory", {f"memory_{MINUTES[1]}_to_{MINUTES[0]}_min": long / short}, figures)
 
 
 if __name__ == "__main__":
