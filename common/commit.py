@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
 from common.errors import AlreadyExists, CommitConflict, MienError, StoreError, UsageError
 from common.faults import fault
 from common.publish import Overtaken, Publisher, Unstaged
@@ -74,11 +72,14 @@ class Committer:
         self.plan.load()
         return self._pending(self.plan)
 
-    def preview(self, listing: Iterable[pa.RecordBatch], *, limit: int | None = None) -> Units:
-        """What would be pending if the listing were planned; writes nothing."""
-        plan = PlanLog(self._lake, self.job.data)
-        plan.extend(listing, limit=limit, put=False)
-        return self._pending(plan)
+    def recorded(self, unit_id: str) -> LedgerRecord | None:
+        """The unit's record, if it is committed."""
+        return self._publisher.recorded(unit_id)
+
+    def begun(self) -> set[str]:
+        """The ids of units of which something is staged."""
+        prefix = self._lake.staging_prefix(self.job.data)
+        return {entry.key[len(prefix) :].partition("/")[0] for entry in self._store.list(prefix)}
 
     def staged(self, unit: Unit) -> dict[str, Outcome]:
         """video_id -> outcome of the unit's videos that are finished and not committed."""
@@ -98,8 +99,8 @@ class Committer:
         self._clean(record)
         return record
 
-    def retry_failed(self, reason: str | None = None) -> int:
-        """Plans the failed videos (of one reason, or all) once more; returns how many."""
+    def retry_failed(self, reason: str | None = None, *, put: bool = True) -> int:
+        """Plans the failed videos (of one reason, or all) once more; returns how many. `put` as in `PlanLog.revise`."""
         self.plan.load()
         videos = [
             Video(outcome.row["uri"], outcome.row["version"], outcome.row["size"], record.unit, outcome.revision)
@@ -108,7 +109,7 @@ class Committer:
             if outcome.row["status"] == "failed"
             and (outcome.row["reason"] == reason if reason else outcome.row["reason"] != "erased")
         ]
-        return self.plan.revise(videos)
+        return self.plan.revise(videos, put=put)
 
     def records(self) -> Iterator[LedgerRecord]:
         """The ledger, a few records at a time."""

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import common
 from common import cluster, log, scratch
 from common.cli import JobOptions, emit_json
-from common.commit import Committer, Job, LedgerRecord, Staging
+from common.commit import Committer, Job, LedgerRecord, Outcome, Staging
 from common.errors import MienError, VideoError
 from common.faults import fault
 from common.progress import Progress
@@ -82,29 +82,43 @@ class Summary:
         return {name: value for name, value in vars(self).items() if name != "failures"}
 
 
+class Done(NamedTuple):
+    """A video has an outcome, staged or committed; `size` in bytes."""
+
+    unit: str
+    video_id: str
+    size: int
+    failed: bool
+
+
 class _Worker:
     """Runs in an actor: videos of a bundle one after the other, each staged before the next."""
 
     def __init__(self, job: Job, make_processor: Callable[[], Processor], run_id: str) -> None:
         scratch.claim()
         self.staging = Staging(job)
+        self.committer = Committer(job)
         self.processor = make_processor()
         self.run_id = run_id
         self.log = log.get("worker")
 
-    def __call__(self, bundle: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[tuple[str, str]]:
-        """(unit, video id) of the bundle's videos, every one with a staged outcome."""
+    def __call__(self, bundle: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[Done]:
+        """Of each of the bundle's videos, that it has an outcome."""
         videos = [Video(**video) for video in bundle]
+        records = {unit: self.committer.recorded(unit) for unit in {video.unit for video in videos}}
+        done = []
         for video, following in zip(videos, [*videos[1:], None], strict=True):
-            if self.staging.outcome(video) is not None:
-                continue
-            if following is not None:
-                self.processor.prefetch(following)
-            beat(video.uri, 0)
-            self._finish(video, partial(beat, video.uri))
-        return [(video.unit, video.video_id) for video in videos]
+            # A run beside this one may have been faster, and may have committed the unit already.
+            outcome = self.staging.outcome(video) or _known(records[video.unit], video)
+            if outcome is None:
+                if following is not None:
+                    self.processor.prefetch(following)
+                beat(video.uri, 0)
+                outcome = self._finish(video, partial(beat, video.uri))
+            done.append(Done(video.unit, video.video_id, video.size, outcome.row["status"] == "failed"))
+        return done
 
-    def _finish(self, video: Video, beat: Callable[[int], None]) -> None:
+    def _finish(self, video: Video, beat: Callable[[int], None]) -> Outcome:
         """Tries a video until it has an outcome: three attempts that kill or break the worker are its end."""
         broken = "its worker was killed"
         while True:
@@ -119,25 +133,21 @@ class _Worker:
 
             if counted >= STRIKES:
                 message = f"{counted} attempts ended without a result, the last because {broken}"
-                self.staging.fail(video, row(_failed("worker_lost", message), len(strikes)))
-                return
+                return self.staging.fail(video, row(_failed("worker_lost", message), len(strikes)))
             attempt = uuid.uuid4().hex
             self.staging.strike(video, self.run_id, cluster.node_id(), attempt)
             fault("worker.attempt", video.uri)
             try:
                 with self.staging.writer(video, attempt) as writer:
                     known = self.processor.process(video, writer.write, beat)
-                    writer.finish(row(known, len(strikes) + 1))
-                return
+                    return writer.finish(row(known, len(strikes) + 1))
             except VideoError as error:
-                self.staging.fail(video, row(_failed(error.reason, error.message), len(strikes) + 1))
-                return
+                return self.staging.fail(video, row(_failed(error.reason, error.message), len(strikes) + 1))
             except MienError:
                 raise
             except MemoryError:
                 message = "the worker ran out of memory: give it more or lower the batch size"
-                self.staging.fail(video, row(_failed("memory_limit", message), len(strikes) + 1))
-                return
+                return self.staging.fail(video, row(_failed("memory_limit", message), len(strikes) + 1))
             except Exception as error:
                 broken = f"{type(error).__name__}: {error}"
                 self.log.exception("attempt failed", uri=video.uri, attempt=counted + 1)
@@ -154,6 +164,13 @@ class _Worker:
             "code_version": common.__version__,
             "finished_at": datetime.now(UTC),
         }
+
+
+def _known(record: LedgerRecord | None, video: Video) -> Outcome | None:
+    for outcome in record.videos if record else ():
+        if outcome.video_id == video.video_id and outcome.revision >= video.revision:
+            return outcome
+    return None
 
 
 def _failed(reason: str, message: str) -> dict[str, Any]:
@@ -204,19 +221,17 @@ def run(
     run_id = f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     committer = Committer(job)
     listed: list[pa.Array] = []
-    counted = _counted(listing, listed)
+    put = not options.dry_run
+    if put:
+        committer.record_config()
+    committer.plan.extend(_counted(listing, listed), limit=options.limit, put=put)
+    if options.retry_failed is not None:
+        committer.retry_failed(options.retry_failed or None, put=put)
+    units = committer.pending()
     if options.dry_run:
-        units = committer.preview(counted, limit=options.limit)
         for unit in units:
             print(*(video.uri for video in unit.videos), sep="\n")
-    else:
-        committer.record_config()
-        committer.plan.extend(counted, limit=options.limit)
-        if options.retry_failed is not None:
-            committer.retry_failed(options.retry_failed or None)
-        units = committer.pending()
-    summary = Summary(planned=units.videos)
-    summary.skipped = _others(listed, units)
+    summary = Summary(planned=units.videos, skipped=_done_before(listed, committer, units))
     if units and not options.dry_run:
         _do(committer, units, _WorkerFactory(job, make_processor, run_id), cluster.Pool(options.workers), summary)
     summary.wall_s = round(time.monotonic() - started, 3)
@@ -237,13 +252,13 @@ def _counted(listing: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> Itera
         yield batch
 
 
-def _others(listed: list[pa.Array], units: Units) -> int:
-    """How many of the listed videos are not in `units`: they were finished by earlier runs."""
+def _done_before(listed: list[pa.Array], committer: Committer, units: Units) -> int:
+    """How many of the listed videos are planned and no longer pending."""
     if not listed:
         return 0
-    unique = pa.chunked_array(listed).unique()
-    pending = pc.is_in(unique, pa.array((video.video_id for unit in units for video in unit.videos), pa.string()))
-    return len(unique) - pc.sum(pending).as_py()
+    unique = pa.chunked_array([pa.chunked_array(listed).unique()])
+    pending = pc.is_in(unique, units.video_ids)
+    return pc.sum(pc.and_not(committer.plan.knows(unique), pending)).as_py()
 
 
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -269,16 +284,17 @@ class _Round:
         self.left: dict[str, set[str]] = {}
         self.todo: list[Video] = []
         self.commits: list[tuple[Unit, Future[LedgerRecord]]] = []
+        begun = committer.begun()
         for unit in units:
-            staged = committer.staged(unit)
+            staged = committer.staged(unit) if unit.id in begun else {}
             videos = [video for video in unit.videos if video.video_id not in staged]
             self.left[unit.id] = {video.video_id for video in videos}
             self.todo += videos
             self._commit_if_whole(unit.id)
 
-    def finished(self, unit_id: str, video_id: str) -> None:
-        self.left[unit_id].discard(video_id)
-        self._commit_if_whole(unit_id)
+    def finished(self, done: Done) -> None:
+        self.left[done.unit].discard(done.video_id)
+        self._commit_if_whole(done.unit)
 
     def _commit_if_whole(self, unit_id: str) -> None:
         if not self.left[unit_id]:
@@ -299,7 +315,7 @@ class _Round:
 def _do(committer: Committer, units: Units, factory: _WorkerFactory, pool: cluster.Pool, summary: Summary) -> None:
     with (
         _commit_threads() as threads,
-        Progress(total=units.videos, unit="video") as bar,
+        Progress(total=units.videos, total_cost=units.bytes) as bar,
         cluster.session(),
     ):
         scratch.claim()  # after Ray has made its own place, whose sockets' paths must stay short
@@ -320,13 +336,16 @@ def _commit_threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _do_round(round_: _Round, factory: _WorkerFactory, pool: cluster.Pool, bar: Progress, summary: Summary) -> None:
-    bar.update(videos=sum(len(unit.videos) for unit in round_.units.values()) - len(round_.todo))
+    staged = [
+        video for unit in round_.units.values() for video in unit.videos if video.video_id not in round_.left[unit.id]
+    ]
+    bar.skip(videos=len(staged), cost=sum(video.size for video in staged))
     work = bundles(round_.todo)
     with closing(cluster.map_bundles(work, factory, pool, lambda frames: bar.update(frames=frames))) as results:
         for finished in results:
-            for unit_id, video_id in finished:
-                round_.finished(unit_id, video_id)
-            bar.update(videos=len(finished))
+            for done in finished:
+                round_.finished(done)
+                bar.update(videos=1, failed=done.failed, cost=done.size)
             round_.account(summary, wait=False)
     round_.account(summary, wait=True)
 

@@ -95,6 +95,11 @@ class Units(Sequence[Unit]):
         return len(self._rows)
 
     @property
+    def video_ids(self) -> pa.ChunkedArray:
+        """The ids of all their videos."""
+        return self._rows["video_id"]
+
+    @property
     def bytes(self) -> int:
         """How many bytes their videos have together."""
         return pc.sum(self._rows["size"]).as_py() or 0
@@ -186,8 +191,15 @@ class PlanLog:
                 return planned
         return planned + flush()
 
-    def revise(self, videos: Sequence[Video]) -> int:
-        """Plans these once more, as they stand; returns how many. Leaves out any whose plan has changed since."""
+    def knows(self, video_ids: pa.ChunkedArray) -> pa.Array:
+        """Whether each of these videos is planned."""
+        return pa.array(self._find(pa.table({"video_id": video_ids}))[1])
+
+    def revise(self, videos: Sequence[Video], *, put: bool = True) -> int:
+        """Plans these once more, as they stand; returns how many. Leaves out any whose plan has changed since.
+
+        With `put=False` the plan is made in memory only.
+        """
         columns = {name: [getattr(video, name) for video in videos] for name in LISTING.names}
         listed = pa.table(columns, LISTING)
         revisions = np.array([video.revision for video in videos], np.int64)
@@ -197,7 +209,7 @@ class PlanLog:
             same = known & (self._rows["revision"].to_numpy()[at] == revisions)
             return self._group(listed.filter(same), number, 1, 1)
 
-        return self._append(rows, put=True)
+        return self._append(rows, put)
 
     def units(
         self,

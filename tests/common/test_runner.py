@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.cli import JobOptions
+from common.commit import Job
+from common.lake import Lake, Partition
 from common.record import LedgerRecord, Outcome
-from common.runner import BUNDLE_BYTES, BUNDLE_VIDEOS, MAX_FAILURES_SHOWN, Summary, bundles, tell
-from common.units import Unit, Video
+from common.runner import BUNDLE_BYTES, BUNDLE_VIDEOS, MAX_FAILURES_SHOWN, Summary, bundles, run, tell
+from common.schema import SCORES
+from common.store import Store
+from common.units import LISTING, Unit, Video
 
 SIZES = st.lists(st.integers(0, 3 * BUNDLE_BYTES) | st.integers(0, 2000), max_size=3 * BUNDLE_VIDEOS)
 
@@ -74,3 +80,17 @@ def test_failures_are_named_up_to_a_number_and_the_rest_is_counted(capsys: pytes
 def test_a_job_without_failures_ends_with_status_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert tell(Summary(planned=1, ok=1), JobOptions(lake="lake")) == 0
     assert tell(Summary(planned=1, partial=1), JobOptions(lake="lake")) == 0
+
+
+def test_a_dry_run_names_what_it_would_do_and_counts_as_done_nothing_that_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(Store(str(tmp_path / "lake")))
+    data = Partition("scores", (("model", "m"), ("archive", "a")))
+    job = Job(lake, data, data.videos, SCORES, {})
+    rows = [{"video_id": v.video_id, "uri": v.uri, "version": "1", "size": 1} for v in videos([1] * 50)]
+    listing = pa.RecordBatch.from_pylist(rows, LISTING)
+    summary = run(job, [listing], pytest.fail, JobOptions(lake="lake", limit=2, dry_run=True))
+    assert (summary.planned, summary.skipped) == (2, 0)
+    assert set(capsys.readouterr().out.splitlines()) == {"/v/0.mp4", "/v/1.mp4"}
+    assert not (tmp_path / "lake").exists()
