@@ -27,7 +27,7 @@ class Selection(Config):
 
 
 class DataOptions(Selection):
-    """The same for training, whose videos `train` is a pattern of, and how windows are cut."""
+    """The same with the videos to train on, a pattern of names too, and how windows are cut."""
 
     train: str = "*"
     fps: float = Field(30.0, gt=0, description="frame rate of the windows, 1/s")

@@ -30,7 +30,7 @@ from train.losses import NOT_ANNOTATED
 from train.models import ScoringModel
 from train.models.temporal import TemporalModel
 from train.models.vit import Encoder
-from train.recipe import AugmentOptions, Recipe, StageOptions
+from train.recipe import AugmentOptions, FinetuneStage, MaeStage, Recipe, StageOptions
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Stages:
         """Raises UsageError for weights `init` that cannot be read or do not fit."""
         self._recipe, self._faces, self._session = recipe, faces, session
         self._finished = Finished(session.work)
+        torch.manual_seed(recipe.seed)
         self._encoder = Encoder(recipe.encoder)
         self._init = None if recipe.init is None else _start_from(self._encoder, recipe.init)
         parts = {"preprocess", "crop", "encoder", "seed", "zero"}
@@ -63,18 +64,13 @@ class Stages:
 
     def run(self) -> Trained:
         """Call in `loop.process_group`."""
-        if self._init is None:
-            self._start()
-        self._finetune()
+        if self._recipe.mae is not None and self._init is None:
+            self._pretrain(self._recipe.mae)
+        self._finetune(self._recipe.finetune)
         return Trained(self._encoder, {name: self._head(name) for name in self._recipe.temporal.tasks}, self._init)
 
-    def _start(self) -> None:
-        """The encoder before fine-tuning: pretrained, or random where the recipe has no such stage."""
+    def _pretrain(self, stage: MaeStage) -> None:
         torch.manual_seed(self._recipe.seed)
-        stage = self._recipe.mae
-        if stage is None:
-            self._encoder = Encoder(self._recipe.encoder)
-            return
         task = tasks.MaePretrain(self._recipe)
         self._encoder = task.model.encoder
         rows = np.flatnonzero(self._faces.for_encoder())
@@ -85,9 +81,9 @@ class Stages:
         self._made_from["mae"] = stage.model_dump(mode="json")
         self._run("mae", stage, task, self._encoder, batch_at)
 
-    def _finetune(self) -> None:
+    def _finetune(self, stage: FinetuneStage) -> None:
         torch.manual_seed(self._recipe.seed)
-        stage, faces = self._recipe.finetune, self._faces
+        faces = self._faces
         task = tasks.ExpressionFinetune(self._recipe, self._encoder)
         rows = np.flatnonzero(faces.for_encoder() & faces.train["expr"] & faces.annotated("expr"))
 

@@ -24,11 +24,11 @@ TEMPORAL = TemporalOptions(
 
 @pytest.fixture(scope="module")
 def make_bundle() -> Callable[..., Bundle]:
-    def make(folder: Path, **changes: Any) -> Bundle:
+    def make(folder: Path, outputs: dict[str, int] = OUTPUTS, **changes: Any) -> Bundle:
         torch.manual_seed(0)
         weights = {"encoder.safetensors": Encoder(ENCODER).state_dict()}
-        for task, outputs in OUTPUTS.items():
-            weights[f"{task}.safetensors"] = TemporalModel(TEMPORAL, outputs).state_dict()
+        for task, width in outputs.items():
+            weights[f"{task}.safetensors"] = TemporalModel(TEMPORAL, width).state_dict()
         manifest = {
             "name": "random",
             "tasks": tuple(OUTPUTS),
@@ -42,7 +42,7 @@ def make_bundle() -> Callable[..., Bundle]:
             "stride": 200,
             "fps": 30.0,
             "gaps": "repeat",
-            "classes": {"expr": EXPRESSIONS, "au": ACTION_UNITS},
+            "classes": {"expr": EXPRESSIONS[: outputs["expr"]], "au": ACTION_UNITS[: outputs["au"]]},
             "thresholds": {"au": 0.5},
             "recipe": {},
             "data": {},
@@ -94,15 +94,23 @@ def test_predictions_are_in_their_ranges_and_do_not_depend_on_the_batch(random_b
 
 def test_bfloat16_stays_within_the_stated_bound(random_bundle: Bundle) -> None:
     exact, coarse = load(random_bundle), load(random_bundle, dtype="bfloat16")
-    pictures = crops(300)
+    pictures = crops(60)
     precise = exact.encode(pictures)
     features = coarse.encode(pictures)
     assert np.abs(features - precise).max() < 0.1
-    alone = np.concatenate([coarse.encode(pictures[i : i + 1]) for i in range(300)])
+    alone = np.concatenate([coarse.encode(pictures[i : i + 1]) for i in range(60)])
     assert np.abs(features - alone).max() < 0.1
-    valid = np.ones((1, 300), bool)
+    valid = np.ones((1, 60), bool)
     for task, values in coarse.heads(features[None], valid).items():
         assert np.abs(values - exact.heads(precise[None], valid)[task]).max() < 0.1
+
+
+def test_a_head_has_as_many_outputs_as_the_bundle_names_classes(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    made = make_bundle(tmp_path / "few", outputs={"va": 2, "expr": 3, "au": 1})
+    found = load(made).heads(np.zeros((1, 4, 128), np.float32), np.ones((1, 4), bool))
+    assert {task: values.shape[2] for task, values in found.items()} == {"va": 2, "expr": 3, "au": 1}
 
 
 def test_weights_that_do_not_fit_and_encoders_of_another_kind_are_refused(
