@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from common.errors import VideoError
 from ingest import probe
-from ingest.sandbox import CHILD, Limits, Sandbox, sense
+from ingest.decode_messages import Alive, Ended, Failed, Given, Message, Opened, VideoFacts, nonsense
+from ingest.sandbox import CHILD, Limits, Sandbox
+
+__all__ = ["DecodeOptions", "Ending", "FrameBatch", "VideoFacts", "VideoReader", "open_video"]
 
 RING_SLOTS = 3  # one with the consumer, one waiting, one being filled
 
 
-class DecodeOptions(BaseModel):
+DecoderName = Literal["pyav", "decord"]
+Beat = Callable[[int], None]
+
+
+class DecodeOptions(Limits):
     """How to decode. `decoder` and `every` change what is seen; the rest are limits."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    decoder: Literal["pyav", "decord"] = Field(default="pyav", description="where pixels come from")
+    decoder: DecoderName = Field(default="pyav", description="where pixels come from")
     every: int = Field(default=1, ge=1, description="give one frame in so many")
     batch_frames: int = Field(default=16, ge=1, le=256, description="most frames of a batch")
     ring_bytes: int = Field(
         default=96 << 20, ge=1, description="shared memory for frames; always room for three of them"
     )
     max_pixels: int = Field(default=8192 * 4320, ge=1, description="largest picture")
-    memory_bytes: int = Field(default=2 << 30, ge=256 << 20, description="most memory of the decoder process")
-    stall_s: float = Field(default=30.0, gt=0, description="longest wait for the next frames")
-    start_s: float = Field(default=60.0, gt=0, description="longest wait in all, to which each frame adds 2 s")
-
-
-@dataclass(frozen=True)
-class VideoFacts:
-    """What a video is. `width` and `height` are of the coded picture, turned upright, before pixels are made square:
-    a box found in `rgb` is in source pixels after x * width / rgb.shape[2] and y * height / rgb.shape[1].
-
-    `rotation` is the clockwise turn that was applied, in degrees; `fps` and `stated_frames` are the container's word,
-    None where it gives none.
-    """
-
-    container: str
-    codec: str
-    width: int
-    height: int
-    fps: float | None
-    rotation: int
-    stated_frames: int | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +44,9 @@ class FrameBatch:
     """Neighbouring frames. `rgb` lies in memory shared with the decoder and is overwritten after the next batch is
     asked for: copy what must live longer.
 
-    rgb: uint8 [N, H, W, 3], upright, square pixels, full-range sRGB-coded values; H and W are the same in all batches.
+    rgb: uint8 [N, H, W, 3], upright, square pixels, full-range values as they are coded (sRGB, or near it) and HDR
+    turned into sRGB; H and W are the same in all batches: where the shape of the video changes, a picture is fitted
+    into that of the first, on black.
     frame_index: int32 [N], from 0 in presentation order. time_s: float64 [N], PTS minus the container's start time.
     """
 
@@ -86,19 +73,23 @@ class Ending:
 
 
 class VideoReader:
-    """Iterate once for the batches; `outcome` is there when they have ended.
+    """Iterate once for the batches; `outcome` is there when they have ended. `beat(0)` is called now and then while
+    frames are decoded that nobody asked for.
 
     `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" where decord failed part of the way, of which
     `fallback` tells why.
     """
 
-    def __init__(self, video_fd: int, demuxer: str, options: DecodeOptions, child: Path = CHILD) -> None:
+    def __init__(
+        self, video_fd: int, demuxer: str, options: DecodeOptions, child: Path = CHILD, beat: Beat = lambda frames: None
+    ) -> None:
         self._options = options
         self._child = child
         self._demuxer = demuxer
+        self._beat = beat
         self._next_index = 0
         self._drawing = False
-        self._first_s = self._end_s = 0.0
+        self._first_s, self._last_s, self._end_s = 0.0, -math.inf, 0.0
         self.decoder: str = options.decoder
         self.frames = 0
         self.outcome: Ending | None = None
@@ -120,29 +111,33 @@ class VideoReader:
             "start": self._next_index,
             "max_pixels": options.max_pixels,
         }
-        limits = Limits(options.stall_s, options.start_s, options.memory_bytes)
-        return Sandbox(self._fd, job, limits, self._child)
+        return Sandbox(self._fd, job, options, self._child)
 
     def _begin(self) -> VideoFacts:
-        message = self._receive()
-        with sense():
-            facts = VideoFacts(**message["facts"])
-            height, width = (int(side) for side in message["picture"])
-        if not 0 < height * width <= self._options.max_pixels:
+        opened = self._receive()
+        if not isinstance(opened, Opened):
+            raise nonsense()
+        height, width = opened.picture
+        if height * width > self._options.max_pixels:
             raise VideoError("too_large", f"pictures of {width}x{height} exceed {self._options.max_pixels} pixels")
         room = self._options.ring_bytes // (RING_SLOTS * height * width * 3)
         self._sandbox.open_ring(RING_SLOTS, max(1, min(self._options.batch_frames, room)), height, width)
         self._drawing = True
-        return facts
+        return opened.facts
 
     @property
     def pid(self) -> int:
         """The decoder's process, to be watched."""
         return self._sandbox.pid
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self) -> Message:
+        """The next message that is more than a sign of life. VideoError: decoding failed."""
         try:
-            return self._sandbox.receive()
+            while isinstance(message := self._sandbox.receive(), Alive):
+                self._beat(0)
+            if isinstance(message, Failed):
+                raise VideoError(message.error.reason, message.error.message)
+            return message
         except VideoError as error:
             if self.decoder != "decord":
                 raise
@@ -157,27 +152,30 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[FrameBatch]:
         try:
-            while "end" not in (message := self._receive()):
+            while isinstance(message := self._receive(), Given):
                 yield self._batch(message)
-                self._sandbox.send({"free": message["slot"]})
-            with sense():
-                reason, text, duration_s = (message["end"][name] for name in ("reason", "message", "duration_s"))
+                self._sandbox.send({"free": message.slot})
+            if not isinstance(message, Ended) or not self.frames:
+                raise nonsense()
         except VideoError as error:
             if not self.frames:
                 raise
             self._finish(error.reason, error.message, self._end_s - self._first_s)
         else:
-            self._finish(reason, text, duration_s)
+            self._finish(message.end.reason, message.end.message, message.end.duration_s)
 
-    def _batch(self, message: dict[str, Any]) -> FrameBatch:
-        with sense():
-            index = np.array(message["frame_index"], np.int32)
-            time_s = np.array(message["time_s"], np.float64)
-            batch = FrameBatch(self._sandbox.pictures(message["slot"], len(index)), index, time_s)
-            if len(time_s) != len(index) or np.diff(index, prepend=self._next_index - 1).min() < 1:
-                raise ValueError("frames out of order")
+    def _batch(self, given: Given) -> FrameBatch:
+        index, time_s = np.array(given.frame_index, np.int32), np.array(given.time_s, np.float64)
+        if (
+            len(index) != len(time_s)
+            or np.diff(index, prepend=self._next_index - 1).min() < 1
+            or np.diff(time_s, prepend=self._last_s).min() <= 0
+        ):
+            raise nonsense()
+        batch = FrameBatch(self._sandbox.pictures(given.slot, len(index)), index, time_s)
         self._first_s = self._first_s if self.frames else float(time_s[0])
-        self._end_s = float(time_s[-1]) + (1 / self.facts.fps if self.facts.fps else 0.0)
+        self._last_s = float(time_s[-1])
+        self._end_s = self._last_s + (1 / self.facts.fps if self.facts.fps else 0.0)
         self._next_index = int(index[-1]) + 1
         self.frames += len(batch)
         return batch
@@ -195,7 +193,9 @@ class VideoReader:
 
 
 @contextmanager
-def open_video(path: Path, options: DecodeOptions | None = None, child: Path = CHILD) -> Iterator[VideoReader]:
+def open_video(
+    path: Path, options: DecodeOptions | None = None, child: Path = CHILD, beat: Beat = lambda frames: None
+) -> Iterator[VideoReader]:
     """A reader of the video at `path`, a local file; its child process ends with the block.
 
     VideoError: it is no video, or no frame of it can be decoded; while iterating, never after the first frame: what
@@ -209,7 +209,7 @@ def open_video(path: Path, options: DecodeOptions | None = None, child: Path = C
         reason = "access_denied" if isinstance(error, PermissionError) else "unreadable"
         raise VideoError(reason, f"the file cannot be opened: {error.strerror}") from None
     try:
-        reader = VideoReader(fd, probe.container_of(fd), options or DecodeOptions(), child)
+        reader = VideoReader(fd, probe.container_of(fd), options or DecodeOptions(), child, beat)
     finally:
         os.close(fd)
     try:

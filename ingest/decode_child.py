@@ -2,7 +2,8 @@
 
 It is handed three descriptors: a socket for messages (JSON, one per packet), the video, and a sealed memfd, the ring
 of frame slots. Messages: parent, the job; child {"facts", "picture"}; parent {"slots": K, "frames": N}; then in any
-order child {"slot": k, "frame_index": [...], "time_s": [...]} and parent {"free": k}; last, child {"end"} or {"error"}.
+order child {"slot": k, "frame_index": [...], "time_s": [...]} and parent {"free": k}, and, where no frame is given for
+a while, child {"alive": steps since the last}; last, child {"end"} or {"error"}.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ingest.decode_av import Easel
+    from ingest.decode_av import Source
+    from ingest.decode_easel import Easel
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG = 1
 STDERR_BYTES = 64 << 10
-FLUSH_S = 1.0  # a batch is sent half full rather than held longer: each is a heartbeat
+SILENCE_S = 1.0  # a batch is sent half full rather than held longer: each is a heartbeat
 
 Message = dict[str, Any]
-Frames = Iterable[tuple[float, Any]]  # (time_s, av.VideoFrame)
+Frames = Iterator[tuple[float, Any]]  # (time_s, av.VideoFrame)
 
 
 class Link:
@@ -101,7 +103,8 @@ class Ring:
         self._cpu_s = 2 * job["stall_s"]
         self._slot: int | None = None
         self._rows: list[tuple[int, float]] = []
-        self._began = 0.0
+        self._steps = 0
+        self._spoke = time.monotonic()
 
     def put(self, index: int, time_s: float, draw: Callable[[np.ndarray], None]) -> None:
         """Adds a frame, drawn by `draw` into its place; waits while the consumer holds all slots."""
@@ -109,41 +112,56 @@ class Ring:
             while not self._free:
                 self._free.append(self._link.receive()["free"])
             self._slot = self._free.pop()
-            self._began = time.monotonic()
+            self._spoke = time.monotonic()
         draw(self._pixels[self._slot, len(self._rows)])
         self._rows.append((index, time_s))
-        if len(self._rows) == self._capacity or time.monotonic() - self._began > FLUSH_S:
+        if len(self._rows) == self._capacity or time.monotonic() - self._spoke > SILENCE_S:
             self.flush()
+
+    def alive(self) -> None:
+        """Counts a step of the work that gives no frame, such as one that nobody wants."""
+        self._steps += 1
+        if time.monotonic() - self._spoke > SILENCE_S:
+            self.flush()
+            self._send({"alive": self._steps})
+            self._steps = 0
 
     def flush(self) -> None:
         """Sends the batch so far."""
         if self._rows:
             indices, times = zip(*self._rows, strict=True)
-            self._link.send({"slot": self._slot, "frame_index": indices, "time_s": times})
+            self._send({"slot": self._slot, "frame_index": indices, "time_s": times})
             self._slot, self._rows = None, []
-            allow_cpu(self._cpu_s)
+
+    def _send(self, message: Message) -> None:
+        self._link.send(message)
+        self._spoke = time.monotonic()
+        allow_cpu(self._cpu_s)
 
 
 def decode(link: Link, job: Message) -> Message:
     """The whole video into the ring; returns how it ended."""
-    from ingest.decode_av import Easel, Refusal, Source
+    from ingest.decode_av import Refusal, Source
+    from ingest.decode_easel import Easel
 
-    source = Source(f"/proc/self/fd/{job['video_fd']}", job["format"], job["max_pixels"])
+    source = Source(job["video_fd"], job["format"], job["max_pixels"])
     frames = iter(source)
     first = next(frames, None)
     if first is None:
         raise Refusal(*source.verdict())
-    easel = Easel(source, first[1], job["max_pixels"])
+    easel = Easel(source.stream.sample_aspect_ratio, first[1], job["max_pixels"])
     link.send({"facts": _facts(source, easel), "picture": [easel.height, easel.width]})
     ring = Ring(link, job, easel.height, easel.width)
     give = _by_decord if job["decoder"] == "decord" else _by_pyav
-    give(source, itertools.chain([first], frames), easel, ring, job)
-    ring.flush()
+    try:
+        give(source, itertools.chain([first], frames), easel, ring, job)
+    finally:
+        ring.flush()
     reason, message = source.verdict()
-    return {"reason": reason, "message": message, "duration_s": source.end_s - source.first_s}
+    return {"reason": reason, "message": message, "duration_s": source.clock.end_s - source.clock.first_s}
 
 
-def _facts(source: Any, easel: Easel) -> Message:
+def _facts(source: Source, easel: Easel) -> Message:
     return {
         "container": source.container.format.name,
         "codec": source.stream.codec.canonical_name,
@@ -155,17 +173,19 @@ def _facts(source: Any, easel: Easel) -> Message:
     }
 
 
-def _by_pyav(source: Any, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
+def _by_pyav(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
     for index, (time_s, frame) in enumerate(frames):
         if index >= job["start"] and index % job["every"] == 0:
             ring.put(index, time_s, partial(easel.draw, frame))
+        else:
+            ring.alive()
 
 
-def _by_decord(source: Any, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
+def _by_decord(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
     from ingest.decode_decord import all_frames, copy, sampled_frames
 
     every = job["every"]
-    rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every)
+    rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every, ring.alive)
     for index, time_s, picture in rows:
         ring.put(index, time_s, partial(copy, picture))
 

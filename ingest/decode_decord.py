@@ -3,20 +3,23 @@
 decord 0.6.0 indexes packets, not frames, keeps times as float32, repeats frames at the end of a file that lies about
 its length, and decodes ahead of its consumer without bound. So its index is held against PyAV's, frames are asked for
 a bounded segment at a time, after which a seek empties its queues, and pictures are compared where PyAV decodes as
-well. Any disagreement is a `Refusal`: the parent goes on with PyAV alone.
+well: all of them, or of frames sampled by index one in each segment. It also takes no notice of mirrored display
+matrices. Any disagreement is a `Refusal`: the parent goes on with PyAV alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import decord
 import numpy as np
 
-from ingest.decode_av import Easel, Refusal, Source
+from ingest.decode_av import Refusal, Source
+from ingest.decode_easel import Easel
+from ingest.decode_index import Alive, Index
 
 SEGMENT_BYTES = 64 << 20
 TOLERANCE = 6.0  # mean absolute difference of 8-bit values: another frame, not another way of rounding
@@ -26,37 +29,31 @@ STEP = 8  # every such row and column is compared
 Row = tuple[int, float, np.ndarray]
 
 
-def all_frames(source: Source, frames: Iterable[tuple[float, Any]], easel: Easel) -> Iterator[Row]:
+def all_frames(source: Source, frames: Iterator[tuple[float, Any]], easel: Easel) -> Iterator[Row]:
     """(frame_index, time_s, rgb) of every frame: PyAV decodes beside decord, each picture is checked."""
     reader = _Reader(source, easel)
-    scratch = np.empty((easel.height, easel.width, 3), np.uint8)
-
-    def proven() -> Iterator[tuple[int, float, np.ndarray]]:
-        for index, (time_s, frame) in enumerate(frames):
-            easel.draw(frame, scratch)
-            yield index, time_s, scratch[::STEP, ::STEP].astype(np.int16)
-
-    rows = proven()
-    while segment := list(itertools.islice(rows, reader.segment)):
+    proven = ((index, time_s, reader.proof(frame)) for index, (time_s, frame) in enumerate(frames))
+    while segment := list(itertools.islice(proven, reader.segment)):
         indices, times, _ = zip(*segment, strict=True)
-        pictures = reader.read(indices, times)
-        for (index, time_s, proof), picture in zip(segment, pictures, strict=True):
-            if np.abs(picture[::STEP, ::STEP] - proof).mean() > TOLERANCE:
-                raise Refusal("decode_error", f"decord has another picture for frame {index}")
+        for (index, time_s, proof), picture in zip(segment, reader.read(indices, times), strict=True):
+            reader.compare(index, picture, proof)
             yield index, time_s, picture
 
 
-def sampled_frames(source: Source, easel: Easel, every: int) -> Iterator[Row]:
-    """(frame_index, time_s, rgb) of one frame in `every`, by seeking: the frames between are not all decoded."""
-    times = _times(source)
-    source.frames, source.end_s = len(times), float(times[-1]) + source.period_s
+def sampled_frames(source: Source, easel: Easel, every: int, alive: Alive) -> Iterator[Row]:
+    """(frame_index, time_s, rgb) of one frame in `every`, by seeking: the frames between are not all decoded. `alive`
+    is called at each step that gives none."""
+    index = Index(source, alive)
+    source.leave(len(index), float(index.times[-1]))
     reader = _Reader(source, easel)
-    if reader.frames != len(times):
+    if reader.frames != len(index):
         raise Refusal("decode_error", "decord counts other frames than there are")
-    wanted = iter(range(0, len(times), every))
+    wanted = iter(range(0, len(index), every))
     while segment := list(itertools.islice(wanted, reader.segment)):
-        chosen = times[segment]
-        yield from zip(segment, chosen.tolist(), reader.read(segment, chosen), strict=True)
+        times = index.times[segment]
+        pictures = reader.read(segment, times, alive)
+        reader.compare(segment[0], pictures[0], reader.proof(index.frame(segment[0])))
+        yield from zip(segment, times.tolist(), pictures, strict=True)
 
 
 def copy(picture: np.ndarray, target: np.ndarray) -> None:
@@ -64,34 +61,14 @@ def copy(picture: np.ndarray, target: np.ndarray) -> None:
     np.copyto(target, picture)
 
 
-def _times(source: Source) -> np.ndarray:
-    """Times of all frames, float64, from the packets, which need not be decoded. Packets that give no frame sit at
-    the ends of a file, so its first and last group of pictures are decoded after all."""
-    container, stream = source.container, source.stream
-    container.seek(stream.start_time or 0, stream=stream)
-    packets = [packet for packet in container.demux(stream) if packet.size]
-    if any(packet.pts is None for packet in packets):
-        raise Refusal("decode_error", "its packets have no times")
-    pts = {packet.pts for packet in packets if not packet.is_discard}
-    keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
-    if not keys:
-        raise Refusal("decode_error", "it has no key frame")
-    for low, high in ((-math.inf, keys[min(1, len(keys) - 1)]), (keys[-1], math.inf)):
-        container.seek(int(max(low, keys[0])), stream=stream)
-        shown = set()
-        for frame in container.decode(stream):
-            if frame.pts is None or frame.pts >= high:
-                break
-            shown.add(frame.pts)
-        pts = {p for p in pts if p in shown or not low <= p < high}
-    base = stream.time_base
-    return np.array([p * base.numerator / base.denominator - source.start_s for p in sorted(pts)])
-
-
 class _Reader:
     """decord's reader of the same stream, in pictures of the easel's size."""
 
     def __init__(self, source: Source, easel: Easel) -> None:
+        if easel.mirrored:
+            raise Refusal("decode_error", "decord takes no notice of its being mirrored")
+        self._easel = easel
+        self._scratch = np.empty((easel.height, easel.width, 3), np.uint8)
         self._shape = (easel.height, easel.width, 3)
         self._tolerance_s = max(source.period_s / 2, MIN_TOLERANCE_S)
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
@@ -109,17 +86,33 @@ class _Reader:
         if not self.frames:
             raise Refusal("decode_error", "decord has no index of it")
 
-    def read(self, indices: Sequence[int], times: Sequence[float] | np.ndarray) -> np.ndarray:
-        """The frames with these indices, which are at these times: uint8 [N, height, width, 3]."""
+    def read(
+        self, indices: Sequence[int], times: Sequence[float] | np.ndarray, alive: Alive = lambda: None
+    ) -> list[np.ndarray]:
+        """The frames with these indices, which are at these times: uint8 [height, width, 3] each."""
         if indices[-1] >= self.frames:
             raise Refusal("decode_error", "decord's index ends before the video does")
         if np.abs(self._times[list(indices)] - times).max() > self._tolerance_s:
             raise Refusal("decode_error", "decord's index has another frame in this place")
+        pictures = []
         try:
-            pictures: np.ndarray = self._video.get_batch(list(indices)).asnumpy()
+            for index in indices:
+                pictures.append(self._video[index].asnumpy())
+                alive()
             self._video.seek(0)
         except self._errors as error:
             raise Refusal("decode_error", f"decord failed: {str(error).splitlines()[0][:200]}") from error
-        if pictures.shape[1:] != self._shape:
+        if any(picture.shape != self._shape for picture in pictures):
             raise Refusal("decode_error", "decord gives pictures of another size")
         return pictures
+
+    def proof(self, frame: Any) -> np.ndarray:
+        """What `compare` needs of PyAV's frame: a copy of some of its pixels."""
+        self._easel.draw(frame, self._scratch)
+        return self._scratch[::STEP, ::STEP].astype(np.int16)
+
+    @staticmethod
+    def compare(index: int, picture: np.ndarray, proof: np.ndarray) -> None:
+        """Refusal if decord's picture is not PyAV's."""
+        if np.abs(picture[::STEP, ::STEP] - proof).mean() > TOLERANCE:
+            raise Refusal("decode_error", f"decord has another picture for frame {index}")

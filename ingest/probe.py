@@ -1,7 +1,8 @@
 """What a file is by its first bytes, before any decoder sees it.
 
 FFmpeg tells formats by their content and would follow a playlist named clip.mp4 to local files or URLs
-(CVE-2016-1897), so only known video containers pass, and the decoder is told which demuxer to use.
+(CVE-2016-1897), so only known video containers pass, and the decoder is told which demuxer to use: MP4, MOV and 3GP;
+Matroska and WebM; AVI; FLV; ASF and WMV; Ogg; MPEG program and transport streams; bare MPEG-1 and MPEG-2 video.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 from common.errors import VideoError
 
 HEAD_BYTES = 64 << 10
 MAX_BOXES = 10_000
 TS_SYNC = 0x47
+_ASF_DATA = b"\x36\x26\xb2\x75"
 
 # FFmpeg's name of the demuxer, by the bytes at the start.
 _PREFIXES: tuple[tuple[bytes, str], ...] = (
@@ -27,6 +28,7 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\x00\x00\x01\xba", "mpeg"),
     (b"\x00\x00\x01\xb3", "mpegvideo"),
 )
+_STILLS = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")  # major brands of pictures (ISO/IEC 23008-12)
 _ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _VIDEO_PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 
@@ -52,13 +54,35 @@ def container_of(fd: int) -> str:
     return name
 
 
-def check_magic(path: Path) -> str:
-    """`container_of` for a path."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return container_of(fd)
-    finally:
-        os.close(fd)
+def stated_bytes(fd: int, container: str) -> int:
+    """How long the file must be by what its head says of its main part; 0 where it says nothing.
+
+    Matroska and WebM: the segment's size (RFC 8794, RFC 9559); ASF: the data object's (ASF specification, 5.1).
+    """
+    head = os.pread(fd, HEAD_BYTES, 0)
+    if container == "matroska":
+        end = 0
+        for identifier in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):
+            if head[end : end + 4] != identifier or (size := _ebml_size(head[end + 4 : end + 12])) is None:
+                return 0
+            end += 4 + size[1] + size[0]
+        return end
+    if container == "asf" and len(head) >= 24:
+        start = int(struct.unpack("<Q", head[16:24])[0])
+        data = os.pread(fd, 24, start) if start < os.fstat(fd).st_size else b""
+        if data[:4] == _ASF_DATA and len(data) == 24:
+            return start + int(struct.unpack("<Q", data[16:])[0])
+    return 0
+
+
+def _ebml_size(data: bytes) -> tuple[int, int] | None:
+    """(size, bytes that it takes) of an element; None if it is unknown, as a stream's is."""
+    length = 9 - data[0].bit_length() if data else 9
+    if length > 8 or len(data) < length:
+        return None
+    ones = (1 << 7 * length) - 1
+    size = int.from_bytes(data[:length], "big") & ones
+    return None if size == ones else (size, length)
 
 
 def family(head: bytes) -> str | None:
@@ -67,10 +91,15 @@ def family(head: bytes) -> str | None:
         if head.startswith(prefix):
             return name
     if head[4:8] in _ISO_BOXES:
-        return "mov"
+        return None if _is_still(head) else "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
     return "mpegts" if _is_transport_stream(head) else None
+
+
+def _is_still(head: bytes) -> bool:
+    """An AVIF or HEIF picture, which FFmpeg would show as a video of one frame."""
+    return head[4:8] == b"ftyp" and head[8:12] in _STILLS
 
 
 def _is_transport_stream(head: bytes) -> bool:
@@ -92,6 +121,8 @@ def _guess(head: bytes) -> str:
         ((b"RIFF",), "a RIFF file other than AVI"),
         ((b"\xff\xd8\xff", b"\x89PNG", b"GIF8"), "a picture"),
     )
+    if _is_still(head):
+        return "a picture"
     for prefixes, name in known:
         if head.lstrip().startswith(prefixes):
             return name

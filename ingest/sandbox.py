@@ -18,45 +18,29 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+from pydantic import Field
 
+from common.config import Config
 from common.errors import VideoError
-from common.schema import REASONS
+from ingest.decode_messages import Alive, Given, Message, heard, nonsense, printable
 
 CHILD = Path(__file__).with_name("decode_child.py")
 MESSAGE_BYTES = 1 << 18
+DEATH_S = 2.0
 FRAME_ALLOWANCE_S = 2.0  # what each frame adds to the time that the child may keep its consumer waiting
 
-Message = dict[str, Any]
 
+class Limits(Config):
+    """What a child may use."""
 
-@dataclass(frozen=True)
-class Limits:
-    """What a child may use.
-
-    `stall_s`: the longest silence while the consumer waits; `start_s`: the waiting allowed in all, to which each frame
-    adds 2 s, so that a file may be long but not endless; `memory_bytes`: the child's own data (RLIMIT_DATA).
-    """
-
-    stall_s: float = 30.0
-    start_s: float = 60.0
-    memory_bytes: int = 2 << 30
-
-
-@contextmanager
-def sense() -> Iterator[None]:
-    """Reads what a child says: it may be in a stranger's hands, and what makes no sense is a `VideoError`."""
-    try:
-        yield
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        raise VideoError("decode_error", "the decoder sent nonsense") from None
+    memory_bytes: int = Field(default=2 << 30, ge=256 << 20, description="most memory of the decoder process")
+    stall_s: float = Field(default=30.0, gt=0, description="longest silence of the decoder when frames are awaited")
+    start_s: float = Field(default=60.0, gt=0, description="longest wait in all, to which each frame adds 2 s")
 
 
 class Sandbox:
@@ -66,7 +50,7 @@ class Sandbox:
     outlives its use.
     """
 
-    def __init__(self, video_fd: int, job: Message, limits: Limits, child: Path = CHILD) -> None:
+    def __init__(self, video_fd: int, job: dict[str, Any], limits: Limits, child: Path = CHILD) -> None:
         self._limits = limits
         self._waited = 0.0
         self._allowance = limits.start_s
@@ -107,20 +91,12 @@ class Sandbox:
     def pid(self) -> int:
         return self._process.pid
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def send(self, message: Message) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it is dead: the next receive says how
             self._socket.send(json.dumps(message).encode())
 
     def receive(self) -> Message:
-        """The child's next message. VideoError: it reported one, fell silent, or died."""
+        """The child's next message. VideoError: it fell silent, died, or said what makes no sense."""
         allowed = min(self._limits.stall_s, self._allowance - self._waited)
         self._socket.settimeout(max(allowed, 0.001))
         began = time.monotonic()
@@ -135,12 +111,10 @@ class Sandbox:
         self._waited += time.monotonic() - began
         if not data:
             raise self._cause_of_death()
-        with sense():
-            message: Message = json.loads(data)
-            if "error" in message:
-                reason, text = message["error"]["reason"], str(message["error"]["message"])
-                raise VideoError(reason if reason in REASONS else "decode_error", text)
-            self._allowance += FRAME_ALLOWANCE_S * len(message.get("time_s", ()))
+        message = heard(data)
+        if isinstance(message, Alive | Given):
+            steps = message.alive if isinstance(message, Alive) else len(message.frame_index)
+            self._allowance += FRAME_ALLOWANCE_S * steps
         return message
 
     def open_ring(self, slots: int, frames: int, height: int, width: int) -> None:
@@ -155,10 +129,10 @@ class Sandbox:
         self.send({"slots": slots, "frames": frames})
 
     def pictures(self, slot: int, count: int) -> np.ndarray:
-        """The first `count` pictures of a slot, uint8 [count, height, width, 3], no copy. ValueError: none such."""
+        """The first `count` pictures of a slot, uint8 [count, height, width, 3], no copy. VideoError: none such."""
         assert self._pixels is not None
         if not (0 <= slot < len(self._pixels) and 0 < count <= self._pixels.shape[1]):
-            raise ValueError(f"no {count} pictures in slot {slot}")
+            raise nonsense()
         pictures: np.ndarray = self._pixels[slot, :count]
         return pictures
 
@@ -176,32 +150,41 @@ class Sandbox:
                 self._map.close()
             self._map = None
 
-    def _kill(self) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its own session: nobody else is in it
-        self._process.wait()
+    def _kill(self) -> int:
+        """Ends the child and all that it started; returns its status."""
+        if self._process.returncode is None:  # it is not reaped, so the number is still its own
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+    def _died(self) -> bool:
+        """Waits a moment for its end, without reaping it."""
+        deadline = time.monotonic() + DEATH_S
+        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     def _cause_of_death(self) -> VideoError:
-        try:
-            status = self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._kill()
+        died, status = self._died(), self._kill()
+        if not died:
             return VideoError("decode_error", "the decoder closed its connection")
         last = self._last_words()
         if "MemoryError" in last or "bad_alloc" in last or "annot allocate memory" in last:
             return VideoError("memory_limit", "decoding needs more memory than is allowed")
         if status >= 0:
             return VideoError("decode_error", f"the decoder ended with status {status}: {last}")
-        name = signal.Signals(-status).name
-        if name == "SIGXCPU":
+        if status == -signal.SIGXCPU:
             return VideoError("decode_timeout", "the decoder used up its processor time without a frame")
-        if name == "SIGKILL":
+        if status == -signal.SIGKILL:
             return VideoError("memory_limit", "the decoder was killed by the system, most likely for its memory")
+        known = {each.value: each.name for each in signal.Signals}
+        name = known.get(-status, f"signal {-status}")
         return VideoError("decode_error", f"the decoder died of {name}" + (f": {last}" if last else ""))
 
     def _last_words(self) -> str:
-        """The end of what the child wrote to stderr, printable."""
+        """The end of what the child wrote to stderr."""
         size = os.fstat(self._stderr_fd).st_size
         tail = os.pread(self._stderr_fd, 4096, max(0, size - 4096)).decode(errors="replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
-        return "".join(c if c.isprintable() else "?" for c in lines[-1])[:200] if lines else ""
+        return printable(lines[-1]) if lines else ""

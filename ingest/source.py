@@ -10,12 +10,13 @@ from typing import Any
 
 import cv2
 
+from common import log
 from common.store import StoreSettings
 from common.units import Video
 from ingest.align import FaceBatch
-from ingest.decode import VideoReader, open_video
+from ingest.decode import Beat, VideoReader, open_video
 from ingest.faces import FaceFinder, FacesOptions
-from ingest.fetch import Beat, Fetcher
+from ingest.fetch import Fetcher
 
 
 class FaceStream:
@@ -69,9 +70,11 @@ class FaceSource:
 
     @contextmanager
     def open(self, video: Video, beat: Beat = lambda frames: None) -> Iterator[FaceStream]:
-        """The video's faces; `beat(0)` is called now and then while its download is waited for."""
+        """The video's faces; `beat(0)` is called now and then while there are none to be had yet."""
         with (
             self._fetcher.fetch(video, beat) as path,
-            open_video(path, self._finder.options.decode) as reader,
+            open_video(path, self._finder.options.decode, beat=beat) as reader,
         ):
             yield FaceStream(self._finder.find(reader), reader)
+            if reader.fallback is not None:
+                log.get("decode").warning("decord was given up", uri=video.uri, because=reader.fallback)
