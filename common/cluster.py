@@ -56,10 +56,24 @@ def installation() -> dict[str, str]:
 
 
 @contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """A scheduler's SIGTERM ends the block as Ctrl-C does, so that Ray ends with it."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def session() -> Iterator[None]:
     """A Ray session: the cluster that `RAY_ADDRESS` names, else one on this machine that ends with the block.
 
-    The process works from an empty folder inside the block, so resolve relative paths before.
+    The process works from an empty folder inside the block, so resolve relative paths before. Main thread only.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -81,7 +95,8 @@ def session() -> Iterator[None]:
         try:
             with _silent_stderr():
                 _init(remote)
-            yield
+            with _sigterm_as_ctrl_c():  # `ray.init` takes the signal for itself
+                yield
         finally:
             ray.shutdown()
             os.chdir(before)
@@ -287,13 +302,3 @@ def _dataset(
         num_cpus=pool.cpus,
         memory=pool.memory_bytes,
     )
-
-
-def stop_on_sigterm() -> None:
-    """A scheduler's SIGTERM ends a job as Ctrl-C does: committed work stays, nothing is half-written."""
-
-    def stop(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)

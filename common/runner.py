@@ -216,7 +216,6 @@ def run(
     options: JobOptions,
 ) -> Summary:
     """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""
-    cluster.stop_on_sigterm()
     started = time.monotonic()
     run_id = f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     committer = Committer(job)

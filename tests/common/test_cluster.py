@@ -95,3 +95,8 @@ def test_a_job_without_progress_ends_and_says_where_it_stood() -> None:
 def test_more_workers_than_the_machine_has_cpus_is_refused() -> None:
     with pytest.raises(Exception, match="ask for fewer with --workers"):
         list(cluster.map_bundles(range(4000), squares, cluster.Pool(workers=4000)))
+
+
+def test_a_schedulers_sigterm_is_an_interrupt_like_ctrl_c() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
