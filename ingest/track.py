@@ -40,7 +40,8 @@ class Tracker:
 
     Faces and tracks are paired so that their closeness is largest in all (Hungarian method): overlap (intersection over
     union) plus nearness of the centres, for pairs within the bounds of the options. A track that was in the frame
-    before always may go on, whatever the time between the two; one that was lost, for `max_gap_s`. A cut ends all.
+    before always may go on, whatever the time between the two; one that was lost, for `max_gap_s` and with a face that
+    the others leave: somebody who walks by does not become who was seen there. A cut ends all.
     """
 
     def __init__(self, options: TrackerOptions) -> None:
@@ -59,9 +60,12 @@ class Tracker:
             if not cut and (track.update == self._updates - 1 or abs(time_s - track.time_s) <= waiting)
         ]
         ids = np.full(len(faces), NO_TRACK, np.int32)
-        for face, position in self._pairs(faces):
-            ids[face] = self._tracks[position].id
-            self._tracks[position] = _Track(int(ids[face]), faces.boxes[face], time_s, self._updates)
+        present, lost = ([t for t in self._tracks if (t.update == self._updates - 1) == seen] for seen in (True, False))
+        for tracks in (present, lost):
+            free = np.flatnonzero(ids == NO_TRACK)
+            for face, track in self._pairs(faces.boxes[free], tracks):
+                ids[free[face]] = track.id
+                track.box, track.time_s, track.update = faces.boxes[free[face]], time_s, self._updates
         for new in np.flatnonzero((ids == NO_TRACK) & (faces.scores >= self.options.new_score)):
             ids[new] = self._next
             self._tracks.append(_Track(self._next, faces.boxes[new], time_s, self._updates))
@@ -69,13 +73,13 @@ class Tracker:
         self._tracks = sorted(self._tracks, key=lambda track: track.update)[-MAX_TRACKS:]
         return ids
 
-    def _pairs(self, faces: Faces) -> list[tuple[int, int]]:
-        if not self._tracks or not len(faces):
+    def _pairs(self, boxes: NDArray, tracks: list[_Track]) -> list[tuple[int, _Track]]:
+        if not tracks or not len(boxes):
             return []
-        known = np.stack([track.box for track in self._tracks])
-        likeness = closeness(faces.boxes, known, self.options.max_shift, self.options.max_growth)
+        known = np.stack([track.box for track in tracks])
+        likeness = closeness(boxes, known, self.options.max_shift, self.options.max_growth)
         rows, columns = linear_sum_assignment(likeness, maximize=True)
-        return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if likeness[row, column] > 0]
+        return [(row, tracks[column]) for row, column in zip(rows, columns, strict=True) if likeness[row, column] > 0]
 
 
 def closeness(a: NDArray, b: NDArray, max_shift: float, max_growth: float) -> NDArray[np.float64]:
