@@ -21,6 +21,8 @@ from common.labels import ACTION_UNITS, EXPRESSIONS
 if TYPE_CHECKING:
     import torch
 
+    from common.store import StoreSettings
+
 MANIFEST = "bundle.json"
 
 Task = Literal["va", "expr", "au"]
@@ -126,9 +128,12 @@ class Bundle:
     manifest: BundleManifest
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
-        """The bundle in a folder, or under s3://... through a local cache; `UsageError` if anything is wrong."""
-        folder = _download(str(path)) if str(path).startswith("s3://") else Path(path)
+    def open(cls, path: str | Path, settings: StoreSettings | None = None) -> Bundle:
+        """The bundle in a folder, or under s3://... through a local cache; `UsageError` if anything is wrong.
+
+        `settings`: how to reach S3, of this process's environment unless given.
+        """
+        folder = _download(str(path), settings) if str(path).startswith("s3://") else Path(path)
         if not folder.is_dir():
             raise UsageError(f"there is no bundle at {folder}: name the folder that `mien train --out` wrote")
         try:
@@ -256,11 +261,11 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _download(url: str) -> Path:
+def _download(url: str, settings: StoreSettings | None) -> Path:
     """The bundle of an S3 prefix in the local cache, under the digest of its `bundle.json`: never stale."""
     from common.store import Store
 
-    store = Store(url)
+    store = Store(url, settings)
     try:
         text = store.read(MANIFEST)
     except NotFound:

@@ -10,19 +10,14 @@ import re
 from dataclasses import dataclass
 
 from common.errors import UsageError
-from common.schema import SCHEMA_VERSION, TABLES
+from common.schema import FOLDERS, SCHEMA_VERSION, TABLES
 from common.store import Store, StoreSettings
 
 _ARCHIVE = re.compile(r"[a-z][a-z0-9_-]*")
 # A value begins with a letter: engines read an all-digit one as a number.
 _VALUE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 # The folders between a table's schema and its parts: columns for whoever queries it.
-PARTITION_KEYS = {
-    "faces": ("ingest", "archive"),
-    "scores": ("model", "archive"),
-    "videos": ("job", "archive"),
-    "labels": ("dataset",),
-}
+PARTITION_KEYS = {table: tuple(folders) for table, folders in FOLDERS.items()}
 _JOBS = {"faces": "ingest", "scores": "score"}  # what the job that makes a table is called in `videos`
 
 

@@ -27,6 +27,7 @@ from common.commit import Committer, Job, LedgerRecord, Outcome, Staging
 from common.errors import MienError, VideoError
 from common.faults import fault
 from common.progress import Progress
+from common.store import StoreSettings
 from common.units import Unit, Units, Video
 
 STRIKES = 3
@@ -48,6 +49,10 @@ class Processor(Protocol):
 
         `beat(frames)` is called with the number of frames done since the last call.
         """
+
+
+# How to reach S3 goes to the workers with the job: a cluster's nodes do not have the driver's environment.
+MakeProcessor = Callable[[StoreSettings], Processor]
 
 
 @dataclass
@@ -94,11 +99,11 @@ class Done(NamedTuple):
 class _Worker:
     """Runs in an actor: videos of a bundle one after the other, each staged before the next."""
 
-    def __init__(self, job: Job, make_processor: Callable[[], Processor], run_id: str) -> None:
+    def __init__(self, job: Job, make_processor: MakeProcessor, run_id: str) -> None:
         scratch.claim()
         self.staging = Staging(job)
         self.committer = Committer(job)
-        self.processor = make_processor()
+        self.processor = make_processor(job.lake.store.settings)
         self.run_id = run_id
         self.log = log.get("worker")
 
@@ -189,7 +194,7 @@ class _WorkerFactory:
     """Picklable: what an actor is built from."""
 
     job: Job
-    make_processor: Callable[[], Processor]
+    make_processor: MakeProcessor
     run_id: str
 
     def __call__(self) -> _Worker:
@@ -212,7 +217,7 @@ def bundles(videos: Sequence[Video]) -> list[list[dict[str, Any]]]:
 def run(
     job: Job,
     listing: Iterable[pa.RecordBatch],
-    make_processor: Callable[[], Processor],
+    make_processor: MakeProcessor,
     options: JobOptions,
 ) -> Summary:
     """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""

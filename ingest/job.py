@@ -34,14 +34,14 @@ class FacesProcessor:
 
     config: IngestConfig
 
-    def __call__(self) -> _Processor:
-        return _Processor(self.config)
+    def __call__(self, settings: StoreSettings) -> _Processor:
+        return _Processor(self.config, settings)
 
 
 class _Processor:
-    def __init__(self, config: IngestConfig) -> None:
+    def __init__(self, config: IngestConfig, settings: StoreSettings) -> None:
         self.config = config
-        self.source = FaceSource(config.faces)
+        self.source = FaceSource(config.faces, settings)
 
     def prefetch(self, video: Video) -> None:
         self.source.prefetch(video)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +95,8 @@ class IngestedFaces:
         """Nothing: parts are read where they lie."""
 
     @contextmanager
-    def open(self, video: Video) -> Iterator[IngestedStream]:
+    def open(self, video: Video, beat: Callable[[int], None] | None = None) -> Iterator[IngestedStream]:
+        """The video's ingested faces; there is nothing to wait for, so `beat` is not called."""
         record = self._record_of(video)
         found = [outcome for outcome in record.videos if outcome.video_id == video.video_id] if record else []
         if record is None or not found or found[0].row["status"] == "failed":

@@ -16,6 +16,7 @@ from common.cli import JobOptions
 from common.commit import Job
 from common.lake import Lake, Partition
 from common.schema import SCORES
+from common.store import StoreSettings
 from common.units import Video
 from ingest.faces import AlignOptions, FaceBatch, FacesOptions
 from score.from_faces import Ingested, IngestedFaces
@@ -47,7 +48,7 @@ class Source(Protocol):
     """Where faces come from: videos (`ingest.source`) or the lake (`score.from_faces`)."""
 
     def prefetch(self, video: Video) -> None: ...
-    def open(self, video: Video) -> AbstractContextManager[Stream]: ...
+    def open(self, video: Video, beat: Callable[[int], None]) -> AbstractContextManager[Stream]: ...
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,20 @@ class ScoreProcessor:
     config: ScoreConfig
     ingested: Ingested | None
 
-    def __call__(self) -> _Processor:
-        return _Processor(self)
+    def __call__(self, settings: StoreSettings) -> _Processor:
+        return _Processor(self, settings)
 
 
 class _Processor:
-    def __init__(self, recipe: ScoreProcessor) -> None:
+    def __init__(self, recipe: ScoreProcessor, settings: StoreSettings) -> None:
         from ingest.source import FaceSource
         from train.models import load
 
-        bundle = Bundle.open(recipe.bundle)
+        bundle = Bundle.open(recipe.bundle, settings)
         self.model = load(bundle, dtype=recipe.config.dtype)
-        self.source: Source = IngestedFaces(recipe.ingested) if recipe.ingested else FaceSource(recipe.config.faces)
+        self.source: Source = (
+            IngestedFaces(recipe.ingested) if recipe.ingested else FaceSource(recipe.config.faces, settings)
+        )
         sizes = {"batch_size": recipe.config.batch_size, "window_batch": recipe.config.window_batch}
         self.options = ScoreOptions.of(bundle.manifest, **sizes)
 
@@ -77,7 +80,7 @@ class _Processor:
         self.source.prefetch(video)
 
     def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
-        with self.source.open(video) as stream:
+        with self.source.open(video, beat) as stream:
             for table in scores(_beating(stream, beat), self.model, video, self.options):
                 write(table)
         return stream.account()
