@@ -60,7 +60,8 @@ class Aligner:
         self._template = TEMPLATES[options.template] * (options.size / 112)
 
     def __call__(self, rgb: NDArray[np.uint8], landmarks: NDArray) -> NDArray[np.uint8]:
-        """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2], in its pixels -> crops uint8 [K, S, S, 3].
+        """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2], in its pixels, whose centres are at whole numbers -> crops
+        uint8 [K, S, S, 3].
 
         Bilinear; a face more than twice as large as the crop is averaged down first by the whole factor, so that no
         detail is aliased. Beyond the frame's edge a crop is black. Landmarks that fix no similarity (see

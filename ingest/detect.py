@@ -17,7 +17,8 @@ DetectorName = Literal["mtcnn", "retinaface_resnet50", "retinaface_mobilenet0.25
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of one frame, the most certain first; all values finite, in pixels of the frame they were found in.
+    """The faces of one frame, the most certain first; all values finite, in pixels from the edge of the frame that they
+    were found in.
 
     boxes: float32 [K, 4] as x0, y0, x1, y1 with x1 > x0 and y1 > y0, possibly beyond the frame's edge.
     landmarks: float32 [K, 5, 2]: image-left eye, image-right eye, nose, image-left and image-right mouth corner.

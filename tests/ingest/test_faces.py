@@ -159,3 +159,16 @@ def test_rows_are_in_order_of_frame_and_track_and_unsure_faces_without_a_track_a
     assert batch.landmarks[0, 0].tolist() == [39, 23]
     assert batch.status.tolist() == ["ok", "ok", "ok", "low_quality", "low_quality"]
     assert len(batch.crops) == 5
+
+
+def test_crops_are_cut_by_the_centres_of_pixels_whatever_the_detector_counts_from(
+    finder: FaceFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
+    points = np.array([[100, 53], [121, 53], [110, 66], [103, 76], [119, 76]], np.float32)
+    found = Faces(np.array([[85, 25, 135, 90]], np.float32), points[None] + 1, np.ones(1, np.float32))
+    monkeypatch.setattr(finder, "detector", Scripted([found]))
+    facts = VideoFacts("mp4", "h264", 256, 256, 25.0, 0, None)
+    batch = joined(list(finder.find(Frames(rgb[None], [1], facts))))
+    assert np.array_equal(batch.crops, finder.aligner(rgb, points[None]))
+    assert np.array_equal(batch.landmarks[0], points + 1)
