@@ -28,6 +28,7 @@ BATCH_ROWS = 10_000
 LIST_EXTENSIONS = frozenset((".txt", ".csv", ".parquet"))
 
 _Row = tuple[str, str, int]  # URI, version, size in bytes
+_IN_BUCKET = re.compile(r"s3://[a-zA-Z0-9._-]{1,255}(/|\Z)")
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -187,21 +188,23 @@ def _listed(source: str, file: BinaryIO, settings: StoreSettings) -> Iterator[_R
     """The entries of a list file; relative ones count from its own folder."""
     folder = source.rpartition("/")[0]
     read = {".txt": _text_entries, ".csv": _csv_entries, ".parquet": _parquet_entries}[_extension(source)]
-    entries = (entry if "://" in entry else _absolute(folder, entry) for entry in read(source, file))
+    entries = (_entry_uri(folder, entry) for entry in read(source, file))
     with ThreadPoolExecutor(16) as pool:
         while chunk := list(itertools.islice(entries, BATCH_ROWS)):
             remote = any(uri.startswith("s3://") for uri in chunk)  # worth a thread each
             yield from (pool.map if remote else map)(lambda uri: _stat_any(uri, settings), chunk)
 
 
-def _absolute(folder: str, entry: str) -> str:
-    if entry.startswith(("/", "~")):
-        return canonical_uri(entry)
-    return f"{folder}/{entry}" if folder.startswith("s3://") else canonical_uri(f"{folder}/{entry}")
+def _entry_uri(folder: str, entry: str) -> str:
+    """The canonical URI of an entry; what is neither a path nor in S3 counts as a name beside the list, and is none."""
+    if _IN_BUCKET.match(entry):
+        return entry
+    if folder.startswith("s3://") and not entry.startswith(("/", "~")):
+        return f"{folder}/{entry}"
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(entry)))
 
 
 def _stat_any(uri: str, settings: StoreSettings) -> _Row:
-    uri = canonical_uri(uri)
     if not uri.startswith("s3://"):
         return _stat(uri)
     root, key = split_uri(uri)

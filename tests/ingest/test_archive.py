@@ -89,6 +89,15 @@ def test_list_file_counts_relative_paths_from_its_own_folder_and_keeps_what_is_m
     assert [row["version"] for row in found[3:]] == [MISSING, NOT_A_FILE]
 
 
+def test_odd_entry_of_a_list_is_a_row_like_what_is_missing_and_ends_nothing(tree: Path) -> None:
+    odd = ["http://x/y.mp4", "s3:///k.mp4", "s3://no bucket/k.mp4", "ftp:", "a\0b.mp4"]
+    (tree / "list.txt").write_text("\n".join(["b.mp4", *odd, "facts.json"]))
+    found = rows(tree / "list.txt")
+    assert [row["version"] for row in found[1:-1]] == [MISSING] * len(odd)
+    assert found[1]["uri"] == f"{tree}/http:/x/y.mp4"
+    assert [row["size"] > 0 for row in (found[0], found[-1])] == [True, True]
+
+
 def test_list_without_a_column_uri_says_so(tree: Path) -> None:
     (tree / "list.csv").write_text("path\nb.mp4\n")
     pq.write_table(pa.table({"path": ["b.mp4"]}), tree / "list.parquet")
@@ -178,8 +187,8 @@ def test_s3_object_prefix_glob_and_list(s3_url: str) -> None:
 def test_s3_list_counts_relative_keys_from_its_own_prefix(s3_url: str) -> None:
     store = Store(s3_url)
     store.create("lists/1.mp4", b"one")
-    store.create("lists/videos.txt", f"1.mp4\n{s3_url}/gone.mp4\n".encode())
+    store.create("lists/videos.txt", f"1.mp4\n{s3_url}/a/../gone.mp4\n{s3_url}\n".encode())
     found = rows(f"{s3_url}/lists/videos.txt")
-    assert [row["uri"] for row in found] == [f"{s3_url}/lists/1.mp4", f"{s3_url}/gone.mp4"]
-    assert [row["size"] for row in found] == [3, 0]
-    assert found[1]["version"] == MISSING
+    assert [row["uri"] for row in found] == [f"{s3_url}/lists/1.mp4", f"{s3_url}/a/../gone.mp4", s3_url]
+    assert [row["size"] for row in found] == [3, 0, 0]
+    assert [row["version"] for row in found[1:]] == [MISSING, MISSING]
