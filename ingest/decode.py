@@ -16,6 +16,7 @@ from pydantic import Field
 from common.errors import VideoError
 from ingest import probe
 from ingest.decode_messages import Alive, Ended, Failed, Given, Message, Opened, VideoFacts, nonsense
+from ingest.names import DecoderName
 from ingest.sandbox import CHILD, Limits, Sandbox
 
 __all__ = ["DecodeOptions", "Ending", "FrameBatch", "VideoFacts", "VideoReader", "open_video"]
@@ -23,7 +24,6 @@ __all__ = ["DecodeOptions", "Ending", "FrameBatch", "VideoFacts", "VideoReader",
 RING_SLOTS = 3  # one with the consumer, one waiting, one being filled
 
 
-DecoderName = Literal["pyav", "decord"]
 Beat = Callable[[int], None]
 
 

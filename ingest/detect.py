@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from common.config import Config
-
-DetectorName = Literal["mtcnn", "retinaface_resnet50", "retinaface_mobilenet0.25"]
+from ingest.names import DetectorName
 
 
 @dataclass(frozen=True)

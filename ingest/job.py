@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from common import config, runner, schema
 from common.cli import JobOptions
@@ -24,8 +25,8 @@ class IngestConfig(config.Config):
     """What decides the rows of `faces`; its digest names their partition."""
 
     faces: FacesOptions = FacesOptions()
-    jpeg_quality: int = 95
-    frames_per_part: int = 20_000
+    jpeg_quality: int = Field(95, ge=1, le=100, description="quality of the stored crops")
+    frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ingest.names import DecoderName, DetectorName
 
-DECODERS = ("pyav", "decord")
-DETECTORS = ("mtcnn", "retinaface_resnet50", "retinaface_mobilenet0.25")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def face_options(function: F) -> F:
@@ -39,10 +38,12 @@ def face_options(function: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--decoder", type=click.Choice(["pyav", "decord"]), help="What gives the pixels. [default: pyav]"
+                "--decoder", type=click.Choice(get_args(DecoderName)), help="What gives the pixels. [default: pyav]"
             ),
             click.option("--every", type=click.IntRange(min=1), metavar="N", help="Take one frame in N."),
-            click.option("--detector", type=click.Choice(DETECTORS), help="What finds the faces. [default: mtcnn]"),
+            click.option(
+                "--detector", type=click.Choice(get_args(DetectorName)), help="What finds the faces. [default: mtcnn]"
+            ),
             click.option(
                 "--detector-weights",
                 type=click.Path(exists=True, dir_okay=False, resolve_path=True),

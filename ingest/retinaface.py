@@ -142,7 +142,7 @@ class RetinaFaceDetector:
         if not len(rgb):
             return []
         scale = min(1.0, self.options.max_side / max(rgb.shape[1:3]))
-        size = round(rgb.shape[2] * scale), round(rgb.shape[1] * scale)
+        size = max(1, round(rgb.shape[2] * scale)), max(1, round(rgb.shape[1] * scale))
         if scale < 1:
             rgb = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in rgb])
         step = max(1, PIXELS_PER_CALL // (size[0] * size[1]))

@@ -83,7 +83,7 @@ def _decoded(faces: pa.Table) -> NDArray[np.uint8]:
     crops = []
     for row, jpeg in enumerate(faces["crop"]):
         try:
-            crops.append(simplejpeg.decode_jpeg(jpeg.as_py(), "RGB"))
+            crops.append(simplejpeg.decode_jpeg(jpeg.as_py(), "RGB", fastdct=False))
         except ValueError as error:
             where = f"frame {faces['frame_index'][row].as_py()} of {faces['uri'][row].as_py()}"
             raise MienError(f"the stored crop of a face in {where} is damaged ({error}): ingest it again") from None

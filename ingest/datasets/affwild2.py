@@ -111,21 +111,28 @@ def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
 def _numbers(path: Path, width: int) -> np.ndarray:
     """float64 [lines, width] of a file, its header left out."""
     try:
-        lines = path.read_text().splitlines()[1:]
+        header, *lines = path.read_text().splitlines() or [""]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from None
+    if _row(header):  # dropped, it would shift all labels by a frame
+        raise UsageError(f"{path}, line 1: expected the names of the columns, found {header!r}: put the header back")
     while lines and not lines[-1].strip():
         lines.pop()
     rows = []
     for number, line in enumerate(lines, start=2):
-        try:
-            row = [float(cell) for cell in line.split(",")]
-        except ValueError:
-            row = []
+        row = _row(line)
         if len(row) != width or not all(map(math.isfinite, row)):
             raise UsageError(f"{path}, line {number}: expected {width} numbers separated by commas, found {line!r}")
         rows.append(row)
     return np.array(rows, np.float64).reshape(-1, width)
+
+
+def _row(line: str) -> list[float]:
+    """The line's numbers; none if any cell is not one."""
+    try:
+        return [float(cell) for cell in line.split(",")]
+    except ValueError:
+        return []
 
 
 def _valid(task: str, rows: np.ndarray, path: Path) -> np.ndarray:

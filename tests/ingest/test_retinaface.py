@@ -109,7 +109,7 @@ def test_faces_below_the_smallest_size_are_left_out(weights: Path, images: Path)
 def test_no_frames_are_no_faces_and_small_ones_do_no_harm(weights: Path) -> None:
     detector = mobilenet(weights)
     assert detector(np.zeros((0, 48, 64, 3), np.uint8)) == []
-    for height, width in ((1, 1), (7, 50), (33, 31)):
+    for height, width in ((1, 1), (7, 50), (33, 31), (2, 4100)):
         assert [len(faces) for faces in detector(np.zeros((2, height, width, 3), np.uint8))] == [0, 0]
 
 

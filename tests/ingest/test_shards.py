@@ -63,7 +63,7 @@ def test_crops_come_back_within_what_jpeg_changes() -> None:
     faces = batch([1, 2])
     back = from_table(to_table(faces, VIDEO)).crops
     assert back.dtype == np.uint8
-    assert peak_signal_noise_ratio(faces.crops, back) > 38
+    assert peak_signal_noise_ratio(faces.crops, back) > 40  # 38 with the fast transform
     assert np.abs(faces.crops.astype(int) - back).mean() < 2
     colours = np.zeros((1, 112, 112, 3), np.uint8)
     colours[:, :, :56, 0], colours[:, :, 56:, 2] = 255, 255  # subsampled chroma would bleed across the edge

@@ -162,6 +162,13 @@ def test_a_bad_line_is_named_by_file_and_number(tree, tmp_path, task, header, li
     assert "line 3" in str(error.value)
 
 
+@pytest.mark.parametrize(("task", "line"), [("VA_Estimation_Challenge", "0.5,0"), ("EXPR_Recognition_Challenge", "7")])
+def test_a_file_without_its_header_is_refused_not_shifted_by_a_frame(tree, tmp_path, task, line):
+    tree(f"{task}/Train_Set/v", line, line)
+    with pytest.raises(UsageError, match=r"v\.txt, line 1"):
+        rows(tmp_path)
+
+
 def test_a_file_that_is_not_text_is_named(tree, tmp_path):
     file = tree("VA_Estimation_Challenge/Train_Set/v", VA)
     file.write_bytes(b"\xff\xfe\x00")
