@@ -85,7 +85,7 @@ class Stages:
         torch.manual_seed(self._recipe.seed)
         faces = self._faces
         task = tasks.ExpressionFinetune(self._recipe, self._encoder)
-        rows = np.flatnonzero(faces.for_encoder() & faces.train["expr"] & faces.annotated("expr"))
+        rows = np.flatnonzero(faces.for_encoder() & faces.annotated("expr"))
 
         def batch_at(step: int) -> tasks.Batch:
             chosen = self._drawn(rows, step, stage)

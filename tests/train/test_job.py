@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,21 @@ def test_labels_that_no_face_joins_are_told_of_before_anything_is_trained(
     with pytest.raises(UsageError, match="has a training label for expr"):
         job.run(nobody, Lake(str(toy_lake)), tmp_path / "bundle", tmp_path / "work")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_whose_every_training_video_validates_a_task_is_refused(
+    toy_recipe: str,
+    tmp_path: Path,
+    make_lake: Callable,
+    make_faces: Callable,
+    make_labels: Callable,
+    crop_jpeg: Callable,
+) -> None:
+    face = {"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.zeros((32, 32, 3), np.uint8))}
+    labels = make_labels("a", 1, "train", expression=["fear"], split_va=["validation"])
+    lake = make_lake(tmp_path / "lake", {"a": make_faces("a", [face])}, [labels])
+    with pytest.raises(UsageError, match="every video with a training label for expr also validates a task"):
+        job.run(recipe.load(toy_recipe, ("temporal.tasks=[expr]",)), Lake(str(lake)), tmp_path / "bundle")
 
 
 def test_the_demo_recipe_is_valid_and_meant_for_a_demo() -> None:
