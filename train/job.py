@@ -106,8 +106,8 @@ def _check(recipe: Recipe, faces: FaceSet, lake: Lake) -> None:
             )
     if not (faces.for_encoder() & faces.annotated("expr")).any():
         raise UsageError(
-            f"{where} can train the encoder: every video with a training label for expr also validates a task, name fewer "
-            "with data.validation"
+            f"{where} can train the encoder: every video with a training label for expr also validates a task, "
+            "name fewer with data.validation"
         )
 
 
