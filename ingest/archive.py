@@ -123,7 +123,7 @@ def _walk(folder: str) -> Iterator[_Row]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path)
-        elif not entry.is_dir():
+        elif not os.path.isdir(entry.path):  # `entry.is_dir` raises where a link leads in circles
             yield _stat(entry.path)
 
 

@@ -133,9 +133,10 @@ def test_name_that_is_not_utf8_becomes_a_row_that_says_so(tree: Path) -> None:
 def test_link_in_a_circle_and_link_to_nothing(tree: Path) -> None:
     (tree / "loop").symlink_to(tree)
     (tree / "broken.mp4").symlink_to(tree / "gone.mp4")
+    (tree / "itself.mp4").symlink_to(tree / "itself.mp4")
     found = {os.path.basename(row["uri"]): row["version"] for row in rows(tree)}
-    assert sorted(found) == sorted([*EVERY, "broken.mp4"])
-    assert found["broken.mp4"] == MISSING
+    assert sorted(found) == sorted([*EVERY, "broken.mp4", "itself.mp4"])
+    assert found["broken.mp4"] == found["itself.mp4"] == MISSING
 
 
 @pytest.mark.slow
