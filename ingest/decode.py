@@ -23,7 +23,6 @@ __all__ = ["DecodeOptions", "Ending", "FrameBatch", "VideoFacts", "VideoReader",
 
 RING_SLOTS = 3  # one with the consumer, one waiting, one being filled
 
-
 Beat = Callable[[int], None]
 
 

@@ -169,7 +169,6 @@ def _facts(source: Source, easel: Easel) -> Message:
         "height": easel.source_size[1],
         "fps": source.rate,
         "rotation": easel.rotation,
-        "stated_frames": source.stream.frames or None,
     }
 
 

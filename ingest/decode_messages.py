@@ -32,11 +32,11 @@ _Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video is. `width` and `height` are of the coded picture, turned upright, before pixels are made square:
-    a box found in `rgb` is in source pixels after x * width / rgb.shape[2] and y * height / rgb.shape[1].
+    """What a video is. `width` and `height` are of the first coded picture, turned upright, before pixels are made
+    square: a box found in `rgb` is in its pixels after x * width / rgb.shape[2] and y * height / rgb.shape[1].
 
-    `rotation` is the clockwise turn that was applied, in degrees; `fps` and `stated_frames` are the container's word,
-    None where it gives none.
+    `rotation` is the clockwise turn that was applied, in degrees; `fps` is the container's word, None where there is
+    none.
     """
 
     container: _Text
@@ -45,7 +45,6 @@ class VideoFacts:
     height: _Side
     fps: Annotated[_Seconds, Field(gt=0)] | None
     rotation: Literal[0, 90, 180, 270]
-    stated_frames: int | None
 
 
 class _Message(BaseModel):
@@ -70,7 +69,7 @@ class Given(_Message):
 class Alive(_Message):
     """So many steps of the work gave no frame."""
 
-    alive: int = Field(ge=0)
+    alive: int = Field(gt=0)
 
 
 class Outcome(_Message):

@@ -400,8 +400,7 @@ def test_damaged_packets_are_skipped_to_the_end_and_told(odd: Path) -> None:
 def test_file_that_was_cut_short_is_partial(clip: Clip, tmp_path: Path) -> None:
     data = remuxed(clip(noise(60)), tmp_path / "front.mp4", lambda number, packet: packet).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
-    _, index, _, facts, outcome, _ = frames_of(tmp_path / "cut.mp4")
-    assert facts.stated_frames == 60
+    _, index, _, _, outcome, _ = frames_of(tmp_path / "cut.mp4")
     assert 10 < len(index) < 50
     assert (outcome.status, outcome.reason) == ("partial", "decode_error")
 

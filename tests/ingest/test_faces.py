@@ -121,7 +121,7 @@ def moving() -> np.ndarray:
 def test_faces_do_not_depend_on_how_frames_are_batched(
     sizes: list[int], moving: np.ndarray, finder: FaceFinder
 ) -> None:
-    facts = VideoFacts("mp4", "h264", 512, 256, 25.0, 0, None)
+    facts = VideoFacts("mp4", "h264", 512, 256, 25.0, 0)
     alone = joined(list(finder.find(Frames(moving, [], facts))))
     check_equal(joined(list(finder.find(Frames(moving, list(sizes), facts)))), alone)
     assert alone.frame_index.tolist() == list(range(13))
@@ -150,7 +150,7 @@ def test_rows_are_in_order_of_frame_and_track_and_unsure_faces_without_a_track_a
 
     script = [faces((20, 0.99)), faces(), faces((150, 0.98), (20, 0.95)), faces((21, 0.8), (150, 0.8), (90, 0.7))]
     monkeypatch.setattr(finder, "detector", Scripted(script))
-    facts = VideoFacts("mp4", "h264", 256, 64, 25.0, 0, None)
+    facts = VideoFacts("mp4", "h264", 256, 64, 25.0, 0)
     batch = joined(list(finder.find(Frames(np.zeros((4, 128, 256, 3), np.uint8), [3], facts))))
     assert batch.row.tolist() == [0, 2, 2, 3, 3]
     assert batch.track_id.tolist() == [0, 0, 1, 0, 1]
@@ -168,7 +168,7 @@ def test_crops_are_cut_by_the_centres_of_pixels_whatever_the_detector_counts_fro
     points = np.array([[100, 53], [121, 53], [110, 66], [103, 76], [119, 76]], np.float32)
     found = Faces(np.array([[85, 25, 135, 90]], np.float32), points[None] + 1, np.ones(1, np.float32))
     monkeypatch.setattr(finder, "detector", Scripted([found]))
-    facts = VideoFacts("mp4", "h264", 256, 256, 25.0, 0, None)
+    facts = VideoFacts("mp4", "h264", 256, 256, 25.0, 0)
     batch = joined(list(finder.find(Frames(rgb[None], [1], facts))))
     assert np.array_equal(batch.crops, finder.aligner(rgb, points[None]))
     assert np.array_equal(batch.landmarks[0], points + 1)

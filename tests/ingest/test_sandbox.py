@@ -32,8 +32,8 @@ link = Link(int(sys.argv[1]))
 job = link.receive()
 confine(job)
 def facts(**other):
-    link.send({"facts": {"container": "c", "codec": "c", "width": 8, "height": 8, "fps": 25.0, "rotation": 0,
-               "stated_frames": None} | other, "picture": [8, 8]})
+    link.send({"facts": {"container": "c", "codec": "c", "width": 8, "height": 8, "fps": 25.0, "rotation": 0}
+               | other, "picture": [8, 8]})
     link.receive()
 def frame(number=0):
     link.send({"slot": 0, "frame_index": [number], "time_s": [number / 25]})
