@@ -17,7 +17,7 @@ from common.units import DENIED, MISSING, NOT_A_FILE, NOT_UTF8, Video
 RESERVE_BYTES = 256 << 20  # left free on the scratch disk for what else is written there
 BEAT_S = 5.0
 _REFUSED = {
-    MISSING: ("missing", "it was listed, but there was no such file, and only paths and s3:// are read"),
+    MISSING: ("missing", "it was listed, but no file is there; lists hold paths and s3:// URIs"),
     DENIED: ("access_denied", "it was listed, but its storage does not let it be read"),
     NOT_A_FILE: ("unreadable", "it is a folder or a device, not a file"),
     NOT_UTF8: ("unreadable", "its name is not valid UTF-8: rename the file"),
