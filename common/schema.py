@@ -45,7 +45,7 @@ def _field(
 
 _VIDEO_ID = _field("video_id", pa.string(), "first 32 hex digits of the SHA-256 of the video's canonical URI")
 _URI = _field("uri", pa.string(), "canonical URI: absolute path, or s3://bucket/key")
-_FRAME = _field("frame_index", pa.int32(), "number of the frame in the order in which frames come out of the decoder, from 0", range_=">= 0")
+_FRAME = _field("frame_index", pa.int32(), "number of the frame in presentation order, from 0", range_=">= 0")
 _TIME = _field(
     "time_s", pa.float64(), "presentation time minus the container's start time, as a player shows it", unit="s"
 )
