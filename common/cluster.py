@@ -12,6 +12,7 @@ import os
 import queue
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -29,6 +30,7 @@ from common.watchdog import BUILDING, IDLE, Beats, Monitor, Watchdog
 PACKAGES = ("common", "ingest", "train", "score")
 OBJECT_STORE_BYTES = 200 * 2**20  # only bundles and outcomes cross it, never frames
 POLL_S = 0.5
+KNOCK_S = 10.0
 HEAR_S = 10.0
 END_S = 5.0
 
@@ -108,6 +110,7 @@ def _init(address: str | None) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}  # stdout is the command's own
     try:
         if address:
+            _knock(address)
             ray.init(address=address, **quiet)
         else:
             ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
@@ -130,6 +133,13 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _knock(address: str) -> None:
+    """Raises `OSError` where nobody listens: Ray itself waits for minutes. What is no host:port is Ray's to find."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -70,7 +70,7 @@ def test_a_second_run_scores_nothing_and_says_so(scored: Path, archive: Path, bu
 
 
 def test_rows_do_not_depend_on_workers_batch_size_order_or_the_folder_a_command_runs_in(
-    archive: Path, bundle: Path, golden: list[dict[str, Any]], tmp_path: Path
+    archive: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "train.py").write_text("raise RuntimeError('the stranger was imported')")
     (tmp_path / "common").mkdir()
@@ -79,20 +79,20 @@ def test_rows_do_not_depend_on_workers_batch_size_order_or_the_folder_a_command_
     (tmp_path / "list.txt").write_text("\n".join(os.path.relpath(clip, tmp_path) for clip in clips))
     model = os.path.relpath(bundle, tmp_path)
     options = ("--workers", 1, "--batch-size", 7)
-    done = mien("score", "list.txt", "--lake", "lake", "--model", model, *options, cwd=tmp_path)
+    done = mien("score", "list.txt", "--lake", "lake", "--model", model, *options, cwd=tmp_path, **cluster)
     assert done.status == 0, done.stderr
     assert_same(rows(tmp_path / "lake"), golden)
 
 
 def test_the_same_archive_and_lake_on_s3_give_the_same_rows(
-    archive: Path, bundle: Path, golden: list[dict[str, Any]], s3_url: str, tmp_path: Path
+    archive: Path, bundle: Path, golden: list[dict[str, Any]], s3_url: str, cluster: dict[str, str], tmp_path: Path
 ) -> None:
     from common.store import Store
 
     store = Store(s3_url)
     for clip in archive.glob("*.mp4"):
         store.create(f"clips/{clip.name}", clip)
-    done = mien("score", f"{s3_url}/clips", "--lake", f"{s3_url}/lake", "--model", bundle, "--json")
+    done = mien("score", f"{s3_url}/clips", "--lake", f"{s3_url}/lake", "--model", bundle, "--json", **cluster)
     assert done.status == 0, done.stderr
     for entry in store.list("lake/scores/"):
         store.download(entry.key, _parent(tmp_path / entry.key))
@@ -174,13 +174,13 @@ def test_a_video_that_kills_its_worker_every_time_is_worker_lost_and_its_neighbo
 
 
 def test_two_runs_at_once_over_a_growing_archive_double_nothing(
-    archive: Path, bundle: Path, golden: list[dict[str, Any]], tmp_path: Path
+    archive: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str], tmp_path: Path
 ) -> None:
     lake, clips = tmp_path / "lake", sorted(archive.glob("*.mp4"))
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(map(str, clips[:2])))
     runs = [
-        start("score", source, "--lake", lake, "--model", bundle, "--archive", "grown", "--workers", 1)
+        start("score", source, "--lake", lake, "--model", bundle, "--archive", "grown", "--workers", 1, **cluster)
         for source in (listed, archive)
     ]
     for run in runs:
@@ -190,9 +190,9 @@ def test_two_runs_at_once_over_a_growing_archive_double_nothing(
 
 
 def test_scoring_from_faces_gives_a_row_per_frame_as_scoring_from_videos_does(
-    archive: Path, ingested: Path, bundle: Path, golden: list[dict[str, Any]]
+    archive: Path, ingested: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str]
 ) -> None:
-    done = mien("score", archive, "--from-faces", "--lake", ingested, "--model", bundle, "--json")
+    done = mien("score", archive, "--from-faces", "--lake", ingested, "--model", bundle, "--json", **cluster)
     assert done.status == 0, done.stderr
     found = rows(ingested)
     keys = ("uri", "frame_index", "track_id", "face_status", "time_s")
