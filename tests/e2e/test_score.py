@@ -208,6 +208,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(archive: Path, bundle: Pat
     assert not (tmp_path / "lake").exists()
 
 
+def test_a_cluster_that_is_not_there_is_named_in_one_sentence(archive: Path, bundle: Path, tmp_path: Path) -> None:
+    done = mien("score", archive, "--lake", tmp_path / "lake", "--model", bundle, RAY_ADDRESS="127.0.0.1:1")
+    assert done.status == 1
+    assert done.stderr.splitlines()[-1].startswith("mien: Ray at 127.0.0.1:1 cannot be reached")
+    assert "Traceback" not in done.stderr
+
+
 def test_parts_carry_their_ledger_record_and_no_extension_types(scored: Path) -> None:
     for part in (scored / "scores").rglob("*.parquet"):
         metadata = pq.read_metadata(part).metadata
