@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEST_DATA = Path(os.environ.get("MIEN_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share dear fixtures run in one process: those of a file, and all from end to end."""
     for item in items:
