@@ -24,7 +24,7 @@ demo: $(READY) ## synthesise clips, ingest, train, score, compare: all of it und
 	$(BIN)/python examples/demo.py demo
 
 test: $(READY) ## the whole test suite
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
