@@ -35,7 +35,7 @@ lint: $(READY) ## ruff, mypy, import-linter
 bench: $(READY) ## the side-by-side measurements, one table each; needs the clips of `make demo`
 	@for name in decode detect memory; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-docs: $(READY) ## write docs/tables.md from common/schema.py
+docs: $(READY) ## write docs/tables.md from common/lake/schema.py
 	$(BIN)/python -m common.schema > docs/tables.md
 
 clean: ## remove what the other targets made

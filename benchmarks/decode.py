@@ -20,7 +20,7 @@ import decord
 import psutil
 
 from benchmarks.machine import DEMO_CLIP, existing, last_line
-from ingest.decode import DecodeOptions, open_video
+from ingest.decode.reader import DecodeOptions, open_video
 
 MB = 1 << 20
 PEAK_EVERY_S = 0.05

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.machine import DEMO_CLIP, existing, last_line
-from ingest.decode import DecodeOptions, open_video
-from ingest.detect import DetectorOptions
-from ingest.mtcnn import Mtcnn
-from ingest.retinaface import CAFFE, IMAGENET, Network, RetinaFaceDetector, mobilenet_network, resnet_network
+from ingest.decode.reader import DecodeOptions, open_video
+from ingest.detect.detector import DetectorOptions
+from ingest.detect.mtcnn import Mtcnn
+from ingest.detect.retinaface import CAFFE, IMAGENET, Network, RetinaFaceDetector, mobilenet_network, resnet_network
 
 Pictures = NDArray[np.uint8]
 NETWORKS = {

@@ -46,7 +46,7 @@ def score(bundle: str, path: str) -> None:
     """What a worker does with a video, less storage."""
     import torch
 
-    from common.units import Video
+    from common.commit.units import Video
     from score.job import ScoreConfig, ScoreProcessor
 
     torch.set_num_threads(1)

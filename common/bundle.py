@@ -21,7 +21,7 @@ from common.labels import ACTION_UNITS, EXPRESSIONS
 if TYPE_CHECKING:
     import torch
 
-    from common.store import StoreSettings
+    from common.store.base import StoreSettings
 
 MANIFEST = "bundle.json"
 
@@ -263,7 +263,7 @@ def _sha256(file: Path) -> str:
 
 def _download(url: str, settings: StoreSettings | None) -> Path:
     """The bundle of an S3 prefix in the local cache, under the digest of its `bundle.json`: never stale."""
-    from common.store import Store
+    from common.store.store import Store
 
     store = Store(url, settings)
     try:

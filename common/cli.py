@@ -56,7 +56,7 @@ def job_options(function: F) -> F:
 
     def known_reason(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
         if value:
-            from common.schema import REASONS
+            from common.lake.schema import REASONS
 
             if value not in REASONS:
                 raise click.BadParameter(f"{value!r} is no reason, name none or one of {', '.join(REASONS)}")

@@ -46,7 +46,7 @@ class JobStalled(MienError):
 class VideoError(Exception):
     """One video cannot be processed: becomes its `failed` outcome, never stops a job.
 
-    `reason` is one of `common.schema.REASONS`; `message` is a sentence for the `videos` table.
+    `reason` is one of `common.lake.schema.REASONS`; `message` is a sentence for the `videos` table.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from common.store_local import speaking
+from common.disk import speaking
 
 _PREFIX = "mien-process-"
 _LOCK = "lock"

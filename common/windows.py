@@ -7,7 +7,7 @@ windows are cut from the grid, overlapping predictions are averaged, and predict
 The papers write "[n/s]+1 segments", which leaves the last one empty where the stride divides n; here there are
 k = max(1, ceil((n - w) / s) + 1), the last one padded and masked, so no frame is dropped and none is alone.
 
-Pure functions over arrays; they hold a whole track. `score.windows` does the same for a track that never ends.
+Pure functions over arrays; they hold a whole track. `score.sequences` does the same for a track that never ends.
 """
 
 from __future__ import annotations

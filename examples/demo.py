@@ -20,7 +20,7 @@ import simplejpeg
 
 from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
 from train import metrics
-from train.tasks import TEMPORAL
+from train.objectives import TEMPORAL
 
 MIEN = Path(sys.executable).parent / "mien"
 STRIP = 16  # faces in the picture's strip

@@ -27,7 +27,8 @@ class FaceBatch:
 
     frame_index: int32 [F]; time_s: float64 [F]: every frame.
     row: int32 [M], which of the F frames a face is in; track_id: int32 [M]; box: float32 [M, 4]; landmarks: float32
-    [M, 5, 2] (in the order of `ingest.detect.Faces`); both in pixels of the upright source picture. score: float32 [M].
+    [M, 5, 2] (in the order of `ingest.detect.detector.Faces`); both in pixels of the upright source picture. score:
+    float32 [M].
     status: str [M], "ok" or "low_quality". crops: uint8 [M, S, S, 3], aligned, RGB.
     """
 

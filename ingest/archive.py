@@ -20,9 +20,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from common.commit.units import DENIED, LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
 from common.errors import AccessDenied, UsageError
-from common.store import Store, StoreSettings, canonical_uri, split_uri
-from common.units import DENIED, LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
+from common.store.base import StoreSettings
+from common.store.store import Store
+from common.store.uris import canonical_uri, split_uri
 
 BATCH_ROWS = 10_000
 LIST_EXTENSIONS = frozenset((".txt", ".csv", ".parquet"))

@@ -22,7 +22,7 @@ from ingest.options import face_options
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 def synth(out: Path, videos: int, seconds: float, seed: int, workers: int | None, json: bool) -> None:
     """Make labelled clips in the new folder OUT, laid out like Aff-Wild2."""
-    from ingest.datasets import synth as synth_
+    from ingest.synth import clips as synth_
 
     clips = synth_.write(out, videos, seconds, seed, workers)
     held_out = sum(clip.held_out for clip in clips)
@@ -43,7 +43,7 @@ def label(dataset: str, root: Path, lake: str, json: bool) -> None:
 
     DATASET is affwild2, or synth for clips made by `mien synth`.
     """
-    from common.lake import Lake
+    from common.lake.layout import Lake
     from ingest import labelling
 
     done = labelling.label(dataset, root, Lake(lake))
@@ -59,8 +59,9 @@ def label(dataset: str, root: Path, lake: str, json: bool) -> None:
 @job_options
 def ingest(sources: tuple[str, ...], faces: dict[str, Any], options: JobOptions) -> int:
     """Find the faces in the videos of SRC: files, folders, globs, s3:// prefixes, or lists of them."""
-    from common import config, runner
-    from common.lake import Lake, check_archive_name
+    from common import config
+    from common.lake.layout import Lake, check_archive_name
+    from common.run import runner
     from ingest import archive, job
 
     settings = config.load(job.IngestConfig, options.config, options.overrides, {"faces": faces})

@@ -12,8 +12,8 @@ import numpy as np
 from common.config import Config
 from ingest.align import Aligner, AlignOptions, FaceBatch
 from ingest.cuts import CutFinder
-from ingest.decode import DecodeOptions, FrameBatch, VideoReader
-from ingest.detect import DetectorOptions, Faces, build
+from ingest.decode.reader import DecodeOptions, FrameBatch, VideoReader
+from ingest.detect.detector import DetectorOptions, Faces, build
 from ingest.quality import QualityOptions, status
 from ingest.track import NO_TRACK, Tracker, TrackerOptions
 

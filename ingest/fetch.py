@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from common.commit.units import DENIED, MISSING, NOT_A_FILE, NOT_UTF8, Video
 from common.errors import AccessDenied, NotFound, PreconditionFailed, VideoError
-from common.store import Store, StoreSettings, split_uri
-from common.units import DENIED, MISSING, NOT_A_FILE, NOT_UTF8, Video
+from common.store.base import StoreSettings
+from common.store.store import Store
+from common.store.uris import split_uri
 
 RESERVE_BYTES = 256 << 20  # left free on the scratch disk for what else is written there
 BEAT_S = 5.0

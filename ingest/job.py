@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from common import config, runner, schema
+from common import config
 from common.cli import JobOptions
-from common.commit import Job
-from common.lake import Lake, Partition
-from common.store import StoreSettings
-from common.units import Video
+from common.commit.committer import Job
+from common.commit.units import Video
+from common.lake import schema
+from common.lake.layout import Lake, Partition
+from common.run import runner
+from common.store.base import StoreSettings
 from ingest import archive
 from ingest.faces import FacesOptions
 from ingest.shards import to_table

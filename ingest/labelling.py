@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import AlreadyExists, NotFound, PreconditionFailed, StoreError, UsageError
-from common.lake import Lake, Partition
-from common.schema import LABELS
+from common.lake.layout import Lake, Partition
+from common.lake.schema import LABELS
 from ingest.datasets import affwild2
 
 # What reads each dataset's folder: tables of the `labels` schema, one a video, by name.

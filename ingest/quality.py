@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from common.config import Config
-from ingest.detect import Faces
+from ingest.detect.detector import Faces
 
 OK, LOW_QUALITY = "ok", "low_quality"
 

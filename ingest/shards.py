@@ -7,9 +7,9 @@ import pyarrow as pa
 import simplejpeg
 from numpy.typing import NDArray
 
+from common.commit.units import Video
 from common.errors import MienError
-from common.schema import BOX_COLUMNS, FACES, LANDMARK_COLUMNS
-from common.units import Video
+from common.lake.schema import BOX_COLUMNS, FACES, LANDMARK_COLUMNS
 from ingest.align import FaceBatch
 
 NO_FACE = "no_face"

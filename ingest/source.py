@@ -11,10 +11,10 @@ from typing import Any
 import cv2
 
 from common import log
-from common.store import StoreSettings
-from common.units import Video
+from common.commit.units import Video
+from common.store.base import StoreSettings
 from ingest.align import FaceBatch
-from ingest.decode import Beat, VideoReader, open_video
+from ingest.decode.reader import Beat, VideoReader, open_video
 from ingest.faces import FaceFinder, FacesOptions
 from ingest.fetch import Fetcher
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 
 from common.config import Config
-from ingest.detect import Faces
+from ingest.detect.detector import Faces
 
 NO_TRACK = -1
 MAX_TRACKS = 256  # alive at once; beyond them the one unseen for longest is given up

@@ -39,12 +39,13 @@ def score(
     options: JobOptions,
 ) -> int:
     """Score the videos of SRC with BUNDLE: files, folders, globs, s3:// prefixes, or lists of them."""
-    from common import config, log, runner
+    from common import config, log
     from common.bundle import Bundle
-    from common.lake import Lake, check_archive_name
+    from common.lake.layout import Lake, check_archive_name
+    from common.run import runner
     from ingest import archive
-    from score import from_faces as ingested_
     from score import job
+    from score.sources import ingested as ingested_
 
     if not (sources or (from_faces and options.archive)):
         raise click.UsageError("name the videos to score, or --from-faces with --archive for what is ingested")
@@ -77,8 +78,8 @@ def score(
 def status(lake: str, json: bool) -> None:
     """Say what LAKE holds, how far its jobs are and what failed."""
     from common.cli import emit_json
-    from common.lake import Lake
-    from score import status as status_
+    from common.lake.layout import Lake
+    from score.analysis import status as status_
 
     found = status_.status(Lake(lake))
     if json:
@@ -98,8 +99,9 @@ def sql(lake: str, query: str, form: str | None) -> None:
 
     The tables are scores, faces, videos and labels; "describe scores" lists the columns of one.
     """
-    from common.lake import Lake
-    from score import answers, tables
+    from common.lake.layout import Lake
+    from score.analysis import answers
+    from score.analysis import sql as tables
 
     write = {"json": answers.as_json, "csv": answers.as_csv, None: answers.as_text}[form]
     with tables.connect(Lake(lake)) as connection:

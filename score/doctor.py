@@ -20,7 +20,7 @@ from typing import Literal
 import psutil
 
 from common.errors import MienError, PreconditionFailed, StoreError
-from common.store import Store
+from common.store.store import Store
 
 # Distribution and module; they are loaded in another process, which a broken library may take down.
 PACKAGES = {

@@ -10,16 +10,17 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 from pydantic import Field
 
-from common import config, runner
+from common import config
 from common.bundle import Bundle, BundleManifest
 from common.cli import JobOptions
-from common.commit import Job
-from common.lake import Lake, Partition
-from common.schema import SCORES
-from common.store import StoreSettings
-from common.units import Video
+from common.commit.committer import Job
+from common.commit.units import Video
+from common.lake.layout import Lake, Partition
+from common.lake.schema import SCORES
+from common.run import runner
+from common.store.base import StoreSettings
 from ingest.faces import AlignOptions, FaceBatch, FacesOptions
-from score.from_faces import Ingested, IngestedFaces
+from score.sources.ingested import Ingested, IngestedFaces
 from score.stream import ScoreOptions, scores
 
 
@@ -45,7 +46,7 @@ class Stream(Protocol):
 
 
 class Source(Protocol):
-    """Where faces come from: videos (`ingest.source`) or the lake (`score.from_faces`)."""
+    """Where faces come from: videos (`ingest.source`) or the lake (`score.sources.ingested`)."""
 
     def prefetch(self, video: Video) -> None: ...
     def open(self, video: Video, beat: Callable[[int], None]) -> AbstractContextManager[Stream]: ...

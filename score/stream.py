@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from common.errors import MienError
 from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
-from common.schema import BOX_COLUMNS, SCORES
+from common.lake.schema import BOX_COLUMNS, SCORES
 from common.windows import breaks
 from score.encode import Encoder, encode
-from score.windows import Sequence, Window, Windowing
+from score.sequences import Sequence, Window, Windowing
 
 if TYPE_CHECKING:
     from common.bundle import BundleManifest
-    from common.units import Video
+    from common.commit.units import Video
     from ingest.faces import FaceBatch
 
 TASKS = ("va", "expr", "au")

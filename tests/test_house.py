@@ -22,11 +22,11 @@ TEXTS = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".lock", ".cfg", ".ini"
 # Where a URL may be opened, and by what.
 NETWORK = {"s3fs", "fsspec", "botocore", "boto3", "aiobotocore", "aiohttp", "requests", "urllib3", "httpx", "http"}
 NETWORK |= {"urllib.request", "ftplib"}
-STORE = {"common/store.py", "common/store_s3.py"}
+STORE = {"common/store/store.py", "common/store/s3.py"}
 # DuckDB is shown the store as a file system: the abstract class, which opens nothing.
-INTERFACES = {"score/tables.py": {"fsspec.spec"}}
+INTERFACES = {"score/analysis/sql.py": {"fsspec.spec"}}
 # Weights that a wheel does not carry come once from the package's own place, their SHA-256 checked.
-DOWNLOADS = {"ingest/detector_weights.py": {"urllib.request"}}
+DOWNLOADS = {"ingest/detect/weights.py": {"urllib.request"}}
 
 HEAVY = {"torch", "torchvision", "timm", "ray", "av", "cv2", "decord", "deepspeed", "facenet_pytorch", "retinaface"}
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

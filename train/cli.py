@@ -25,7 +25,7 @@ def train(recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: P
     """
     _quiet_threads()
     from common.cli import emit_json
-    from common.lake import Lake
+    from common.lake.layout import Lake
     from train import job
     from train import recipe as recipe_
 
@@ -54,7 +54,7 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> 
     _quiet_threads()
     from common.bundle import Bundle
     from common.cli import emit_json
-    from common.lake import Lake
+    from common.lake.layout import Lake
     from train import job
 
     metrics = job.evaluate_bundle(Bundle.open(bundle), Lake(lake), overrides)

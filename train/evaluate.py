@@ -16,8 +16,8 @@ from train.data.faces import FaceSet
 from train.data.windows import Stretch, shown, stretches
 from train.metrics import chance
 from train.models import ScoringModel
+from train.objectives import TEMPORAL
 from train.recipe import DataOptions
-from train.tasks import TEMPORAL
 
 NAMES: dict[str, tuple[str, ...]] = {"va": VALENCE_AROUSAL, "expr": EXPRESSIONS, "au": ACTION_UNITS}
 """By task, what the columns of labels are."""

@@ -18,12 +18,12 @@ from common import bundle, config, log
 from common.bundle import Bundle
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
-from common.lake import Lake
+from common.lake.layout import Lake
 from train import loop
-from train.checkpoint import state
 from train.data import faces as faces_
 from train.data.faces import FaceSet
 from train.evaluate import evaluate
+from train.finished import state
 from train.metrics import THRESHOLD
 from train.models import ScoringModel, load
 from train.recipe import DataOptions, Recipe, Selection

@@ -25,8 +25,8 @@ from common import log
 from common.errors import MienError
 from common.progress import Progress
 from train.models.vit import set_fused_attention
+from train.objectives import Batch, Task
 from train.recipe import StageOptions
-from train.tasks import Batch, Task
 
 _LOGGED = 50  # lines of the log a stage
 

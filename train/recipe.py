@@ -13,7 +13,7 @@ from common.bundle import BundleManifest, Crop, Preprocess, Task
 from common.config import Config
 from common.errors import UsageError
 from train.models.preprocess import channels
-from train.models.temporal import TemporalOptions
+from train.models.tcn_transformer import TemporalOptions
 from train.models.vit import DecoderOptions, EncoderOptions
 
 

@@ -19,16 +19,17 @@ from torch import Tensor, nn
 import common
 from common import config
 from common.errors import UsageError
-from train import loop, tasks
-from train.checkpoint import Finished
+from train import loop
+from train import objectives as tasks
 from train.data.augment import augment
 from train.data.faces import FaceSet
 from train.data.order import batch_indices
 from train.data.windows import training_windows
 from train.evaluate import encode
+from train.finished import Finished
 from train.losses import NOT_ANNOTATED
 from train.models import ScoringModel
-from train.models.temporal import TemporalModel
+from train.models.tcn_transformer import TemporalModel
 from train.models.vit import Encoder
 from train.recipe import AugmentOptions, FinetuneStage, MaeStage, Recipe, StageOptions
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
-from common.schema import LABELS
+from common.lake.schema import LABELS
 
 SPLITS = {"Train_Set": "train", "Validation_Set": "validation"}
 FOLDS = 5
@@ -61,7 +61,7 @@ def base_and_subject(name: str) -> tuple[str, str | None]:
 
 
 def read(root: Path) -> Iterator[pa.Table]:
-    """A table of `common.schema.LABELS` per annotated face track, by name; a row per frame that any task lists.
+    """A table of `common.lake.schema.LABELS` per annotated face track, by name; a row per frame that any task lists.
 
     Raises UsageError for a folder without annotations and for a line that cannot be read, naming file and line.
     """

@@ -280,7 +280,7 @@ def test_opening_needs_no_torch(folder: Path) -> None:
 @pytest.fixture
 def remote(folder: Path, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The bundle below s3://, and a local cache of its own."""
-    from common.store import Store
+    from common.store.store import Store
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = Store(f"{s3_url}/models/tiny")
@@ -307,7 +307,7 @@ def test_a_fetched_bundle_is_kept_and_mended(remote: str) -> None:
 def test_a_bundle_that_another_process_fetched_meanwhile_stays_as_it_is(
     remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from common.store import Store
+    from common.store.store import Store
 
     def inode(opened: Bundle) -> int:
         return (opened.path / "va.safetensors").stat().st_ino
@@ -323,7 +323,7 @@ def test_a_bundle_that_another_process_fetched_meanwhile_stays_as_it_is(
 
 
 def test_a_damaged_bundle_on_s3_is_refused_and_not_kept(remote: str, tmp_path: Path) -> None:
-    from common.store import Store
+    from common.store.store import Store
 
     store = Store(remote)
     store.delete(["va.safetensors"])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from commands import mien, table
 
-from common.schema import OUTCOMES, REASONS
+from common.lake.schema import OUTCOMES, REASONS
 
 pytestmark = pytest.mark.slow
 

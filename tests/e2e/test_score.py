@@ -87,7 +87,7 @@ def test_rows_do_not_depend_on_workers_batch_size_order_or_the_folder_a_command_
 def test_the_same_archive_and_lake_on_s3_give_the_same_rows(
     archive: Path, bundle: Path, golden: list[dict[str, Any]], s3_url: str, cluster: dict[str, str], tmp_path: Path
 ) -> None:
-    from common.store import Store
+    from common.store.store import Store
 
     store = Store(s3_url)
     for clip in archive.glob("*.mp4"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import start
 
-from common.store import Store
+from common.store.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.commit import Committer, Job, LedgerRecord, Staging
+from common.commit.committer import Committer, Job, LedgerRecord, Staging
+from common.commit.units import LISTING, Unit, Video, video_id
 from common.errors import CommitConflict, MienError  # noqa: F401
-from common.lake import Lake, Partition
-from common.schema import FACES, SCORES
-from common.units import LISTING, Unit, Video, video_id
+from common.lake.layout import Lake, Partition
+from common.lake.schema import FACES, SCORES
 
 Archive = dict[str, str]  # uri -> version; versions that begin with "bad" cannot be decoded
 UNIT_VIDEOS = 3

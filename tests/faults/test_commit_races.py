@@ -13,10 +13,10 @@ from typing import Any
 import commit_world as world
 import pytest
 
-from common import parts
+from common.commit.publish import Publisher
+from common.commit.units import Video
 from common.errors import StoreError
-from common.publish import Publisher
-from common.units import Video
+from common.lake import parts
 
 ARCHIVE = {f"/tapes/{n}.mp4": "v1" for n in range(5)} | {"/tapes/bad.mp4": "bad-v1"}
 GROWN = ARCHIVE | {f"/tapes/{n}.mp4": "v1" for n in range(6, 9)}

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from common.errors import VideoError
-from common.schema import REASONS
-from ingest.decode import DecodeOptions, open_video
+from common.lake.schema import REASONS
+from ingest.decode.reader import DecodeOptions, open_video
 
 LIMITS = {"stall_s": 10, "start_s": 20, "memory_bytes": 1 << 30}
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.commit.units import LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
 from common.errors import UsageError
-from common.store import Store
-from common.units import LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
+from common.store.store import Store
 from ingest import archive
 
 

@@ -9,7 +9,7 @@ import pytest
 from skimage import data
 
 from ingest.cuts import CutFinder
-from ingest.decode import open_video
+from ingest.decode.reader import open_video
 
 
 def cuts(frames: list[np.ndarray]) -> list[int]:

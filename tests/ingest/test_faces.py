@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from skimage import data
 
 from ingest.align import FaceBatch
-from ingest.decode import DecodeOptions, FrameBatch, VideoFacts, open_video
-from ingest.detect import Faces
+from ingest.decode.reader import DecodeOptions, FrameBatch, VideoFacts, open_video
+from ingest.detect.detector import Faces
 from ingest.faces import FaceFinder, FacesOptions
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from common import units
+from common.commit import units
+from common.commit.units import Video
 from common.errors import NotFound, VideoError
-from common.store import Store
-from common.units import Video
+from common.store.store import Store
 from ingest import archive, fetch
 from ingest.fetch import Fetcher
 

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from common.errors import StoreError, UsageError
-from common.lake import Lake
-from common.schema import LABELS
-from common.store import Store
+from common.lake.layout import Lake
+from common.lake.schema import LABELS
+from common.store.store import Store
 from ingest import cli
 from ingest.labelling import label
 

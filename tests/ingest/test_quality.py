@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingest.detect import Faces
+from ingest.detect.detector import Faces
 from ingest.quality import QualityOptions, status
 
 GOOD = {"box": (100.0, 100.0, 160.0, 180.0), "eyes": 26.0, "score": 0.99, "degenerate": False}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
+from common.commit.units import Video
 from common.errors import MienError
-from common.schema import BOX_COLUMNS, FACES, LANDMARK_COLUMNS
-from common.units import Video
+from common.lake.schema import BOX_COLUMNS, FACES, LANDMARK_COLUMNS
 from ingest.align import Aligner, AlignOptions, FaceBatch
 from ingest.shards import from_table, to_table
 

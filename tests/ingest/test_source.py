@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.units import Video
+from common.commit.units import Video
 from ingest import source
 from ingest.faces import FacesOptions
 from ingest.fetch import Fetcher

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.detect import Faces
+from ingest.detect.detector import Faces
 from ingest.track import MAX_TRACKS, NO_TRACK, Tracker, TrackerOptions, closeness
 
 

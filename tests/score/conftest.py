@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common import schema
 from common.bundle import Bundle
+from common.commit.units import Video
 from common.labels import ACTION_UNITS, EXPRESSIONS
-from common.lake import Lake, Partition
-from common.units import Video
+from common.lake import schema
+from common.lake.layout import Lake, Partition
 from ingest.faces import FaceBatch
 
 SIZE = 8
@@ -187,7 +187,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     import torch
 
     from common import bundle
-    from train.models.temporal import TemporalModel, TemporalOptions
+    from train.models.tcn_transformer import TemporalModel, TemporalOptions
     from train.models.vit import Encoder, EncoderOptions
 
     torch.manual_seed(0)

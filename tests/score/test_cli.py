@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.cli import main
-from common.lake import Lake
+from common.lake.layout import Lake
 from score import doctor
 
 

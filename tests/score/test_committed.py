@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from common.commit import Committer, Job, Staging
-from common.lake import Lake, Partition
-from common.schema import SCORES
-from common.units import LISTING, Video
-from score.status import status
+from common.commit.committer import Committer, Job, Staging
+from common.commit.units import LISTING, Video
+from common.lake.layout import Lake, Partition
+from common.lake.schema import SCORES
+from score.analysis.sql import connect
+from score.analysis.status import status
+from score.sequences import Windowing
 from score.stream import ScoreOptions, scores
-from score.tables import connect
-from score.windows import Windowing
 
 MODEL = "demo-0123-4567"
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.store import Store
+from common.store.store import Store
 from score import doctor
 
 ASKS_TORCH = doctor._GPU

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from common.lake import Lake
-from common.schema import TABLES
+from common.lake.layout import Lake
+from common.lake.schema import TABLES
 
 ROWS = 40
 

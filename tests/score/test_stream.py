@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 
 from common import windows as grid
+from common.commit.units import Video
 from common.errors import MienError
 from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
-from common.schema import SCORES
-from common.units import Video
+from common.lake.schema import SCORES
+from score.sequences import Windowing
 from score.stream import ScoreOptions, scores
-from score.windows import Windowing
 
 VIDEO = Video(uri="/clips/a.mp4", version="1-2", size=1)
 TASKS = {"va": VALENCE_AROUSAL, "expr": EXPRESSION_COLUMNS, "au": ACTION_UNITS}

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.commit.units import Video
 from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, VALENCE_AROUSAL
-from common.units import Video
 from score.stream import ScoreOptions, scores
 from train.data.windows import stretches
 from train.evaluate import predict

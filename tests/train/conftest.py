@@ -13,9 +13,9 @@ import pytest
 import simplejpeg
 import torch
 
+from common.commit.units import video_id
 from common.labels import ACTION_UNITS, EXPRESSIONS
-from common.schema import FACES, LABELS
-from common.units import video_id
+from common.lake.schema import FACES, LABELS
 
 CROP = 32
 

@@ -12,7 +12,7 @@ import pytest
 from common import windows
 from common.bundle import Preprocess
 from common.errors import UsageError
-from common.lake import Lake
+from common.lake.layout import Lake
 from train.data import faces as faces_
 from train.data.augment import augment
 from train.data.faces import FaceSet

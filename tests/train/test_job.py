@@ -19,12 +19,12 @@ from common.bundle import Bundle
 from common.cli import main
 from common.errors import UsageError
 from common.labels import EXPRESSIONS
-from common.lake import Lake
+from common.lake.layout import Lake
 from train import job, loop, recipe
-from train.checkpoint import Finished
 from train.data import faces as faces_
 from train.data.windows import stretches
 from train.evaluate import encode, evaluate, predict
+from train.finished import Finished
 from train.metrics import expression_f1
 from train.models import load
 from train.recipe import DataOptions

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from common.errors import MienError
 from train import loop
+from train.objectives import Batch, Task
 from train.recipe import StageOptions
-from train.tasks import Batch, Task
 
 STAGE = StageOptions(steps=12, batch=16, lr=0.02, warmup=3, weight_decay=0.1, clip=0.5)
 

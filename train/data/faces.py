@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from common import config, log
 from common.bundle import Preprocess
-from common.committed import committed
 from common.errors import MienError, NotFound, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
-from common.lake import Lake, Partition
-from common.parts import read_footer
+from common.lake.committed import committed
+from common.lake.layout import Lake, Partition
+from common.lake.parts import read_footer
 from train.data.join import Join, join_labels, subjects
 from train.losses import NOT_ANNOTATED
 from train.models.preprocess import channels, prepare

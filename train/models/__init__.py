@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.bundle import Bundle, Preprocess
 from common.errors import UsageError
 from train.models.preprocess import normalise, prepare
-from train.models.temporal import OUTPUTS, TemporalModel, TemporalOptions, activate
+from train.models.tcn_transformer import OUTPUTS, TemporalModel, TemporalOptions, activate
 from train.models.vit import Encoder, EncoderOptions, set_fused_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import UsageError
 from common.labels import ACTION_UNITS
-from common.schema import LABELS
+from common.lake.schema import LABELS
 from ingest.datasets import affwild2
 
 VA = "valence,arousal"

@@ -1,0 +1,43 @@
+"""`mien reconcile`: makes ledger and tables of a lake say the same, and clears away what was left behind."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("lake")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def reconcile(lake: str, json: bool) -> int:
+    """Mend the ledger and the outcomes of LAKE from its parts, and remove what killed jobs left.
+
+    It may run beside jobs, and changes no row. What only a person can mend is named, and the exit status is 1.
+    """
+    from common.cli import emit_json
+    from common.commit.committer import Committer, Job
+    from common.errors import NotFound, UsageError
+    from common.lake.layout import Lake
+
+    found = Lake(lake)
+    if next(found.store.list(), None) is None:
+        raise UsageError(f"there is no lake at {found.url}: give the folder or prefix that --lake named")
+    summary = {"units": 0, "mended": 0, "cleaned": 0}
+    problems: list[str] = []
+    for partition in (partition for table in ("faces", "scores") for partition in found.partitions(table)):
+        try:
+            job = Job.of(found, partition)
+        except NotFound:
+            problems.append(f"{found.config_key(partition)} is gone: restore it from a copy, or run the job again")
+            continue
+        done = Committer(job).reconcile()
+        summary["units"] += done.units
+        summary["mended"] += len(done.mended)
+        summary["cleaned"] += len(done.cleaned)
+        problems += done.problems
+    found.store.sweep()
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo("{units} units, {mended} mended, leftovers of {cleaned} removed".format(**summary), err=True)
+    if json:
+        emit_json({"lake": found.url, **summary, "problems": problems})
+    return 1 if problems else 0

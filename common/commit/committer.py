@@ -1,0 +1,232 @@
+"""The driver's side of the protocol that puts every row into the tables exactly once.
+
+A unit whose videos are all staged is published (`publish`), recorded in the ledger, and its staging removed. Done is
+what the ledger has; a video that was planned again after its unit was committed is published by rewriting the unit's
+parts. Fault points (detail: a prefix or the unit): clean.before, clean.strikes, clean.after.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from common.commit.plan import PlanLog
+from common.commit.publish import Overtaken, Publisher, Unstaged
+from common.commit.record import LedgerRecord, Outcome, record_of
+from common.commit.staging import Job, Staging, Strike, VideoWriter, staged_name
+from common.commit.units import Unit, Units, Video
+from common.errors import AlreadyExists, CommitConflict, MienError, StoreError, UsageError
+from common.faults import fault
+
+__all__ = ["Committer", "Job", "LedgerRecord", "Outcome", "Reconciled", "Staging", "Strike", "VideoWriter"]
+
+REQUESTS = 16  # small objects that are read at once
+RESTORE = "restore it from a copy, or remove every object named after the unit and run the job again"
+T = TypeVar("T")
+_STAGED_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{12}-r(\d+)")
+_PART_NAME = re.compile(r"part-([^-./]+)(?:-\d{5})?\.parquet")
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """How many units there are, which were mended, whose leftovers were removed, and what only a person can mend."""
+
+    units: int
+    mended: tuple[str, ...]
+    cleaned: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+class Committer:
+    """Commits the units of one job. `commit` may run in several threads at once."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.plan = PlanLog(job.lake, job.data)
+        self._lake = job.lake
+        self._store = job.lake.store
+        self._staging = Staging(job)
+        self._publisher = Publisher(job)
+
+    def record_config(self) -> None:
+        """Puts the partition's configuration beside it. Raises `UsageError` if rows of another one are in there."""
+        key = self._lake.config_key(self.job.data)
+        config = json.dumps(self.job.config, sort_keys=True, indent=1)
+        try:
+            self._store.create(key, config.encode())
+        except AlreadyExists:
+            if json.loads(self._store.read(key)) != json.loads(config):
+                raise UsageError(
+                    f"{self.job.data} holds rows of another configuration, see {key}: choose another lake or archive"
+                ) from None
+
+    def record_run(self, run_id: str, summary: dict[str, Any]) -> None:
+        """Keeps the account of a run."""
+        self._store.create(self._lake.run_key(run_id), json.dumps(summary, default=str).encode())
+
+    def pending(self) -> Units:
+        """What is planned and not done: units, the oldest first; of a done unit, the videos planned again since."""
+        self.plan.load()
+        return self._pending(self.plan)
+
+    def recorded(self, unit_id: str) -> LedgerRecord | None:
+        """The unit's record, if it is committed."""
+        return self._publisher.recorded(unit_id)
+
+    def begun(self) -> set[str]:
+        """The ids of units of which something is staged."""
+        prefix = self._lake.staging_prefix(self.job.data)
+        return {entry.key[len(prefix) :].partition("/")[0] for entry in self._store.list(prefix)}
+
+    def staged(self, unit: Unit) -> dict[str, Outcome]:
+        """video_id -> outcome of the unit's videos that are finished and not committed."""
+        prefix = self._lake.staging_prefix(self.job.data, unit.id)
+        present = {entry.key for entry in self._store.list(prefix) if entry.key.endswith("/outcome.json")}
+        videos = [video for video in unit.videos if f"{prefix}{staged_name(video)}/outcome.json" in present]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            found = pool.map(self._staging.outcome, videos)
+            return {video.video_id: outcome for video, outcome in zip(videos, found, strict=True) if outcome}
+
+    def commit(self, unit: Unit) -> LedgerRecord:
+        """Publishes the staged videos of `unit` (all of them must be staged or published) and returns its record.
+
+        Raises `CommitConflict` for an object that is not ours, `MienError` if rows are missing or not fit to publish.
+        """
+        record = self._beside_twins(unit.id, lambda: self._settled(unit), "run the job again")
+        self._clean(record)
+        return record
+
+    def retry_failed(self, reason: str | None = None, *, put: bool = True) -> int:
+        """Plans the failed videos (of one reason, or all) once more; returns how many. `put` as in `PlanLog.revise`."""
+        self.plan.load()
+        videos = [
+            Video(outcome.row["uri"], outcome.row["version"], outcome.row["size"], record.unit, outcome.revision)
+            for record in self.records()
+            for outcome in record.videos
+            if outcome.row["status"] == "failed"
+            and (outcome.row["reason"] == reason if reason else outcome.row["reason"] != "erased")
+        ]
+        return self.plan.revise(videos, put=put)
+
+    def records(self) -> Iterator[LedgerRecord]:
+        """The ledger, a few records at a time."""
+        yield from self._read_records(sorted(self._done()))
+
+    def reconcile(self) -> Reconciled:
+        """Makes all objects of each unit say what its part 0 says, and removes what is staged and committed.
+
+        Safe beside jobs that run. Raises `StoreError`; what is wrong with a unit is among the `problems`.
+        """
+        folder = f"{self.job.data}/"
+        named = (_PART_NAME.fullmatch(entry.key, len(folder)) for entry in self._store.list(folder))
+        units = sorted(self._done().union(match[1] for match in named if match))
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            found = dict(zip(units, pool.map(self._mend, units), strict=True))
+        left = {
+            entry.key[len(prefix) :].partition("/")[0]
+            for prefix in (self._lake.staging_prefix(self.job.data), self._lake.strikes_prefix(self.job.data))
+            for entry in self._store.list(prefix)
+        }
+        return Reconciled(
+            units=len(units),
+            mended=tuple(unit for unit in units if found[unit] is True),
+            cleaned=tuple(record.unit for record in self._read_records(sorted(left)) if self._clean(record)),
+            problems=tuple(problem for problem in found.values() if isinstance(problem, str)),
+        )
+
+    def _settled(self, unit: Unit) -> LedgerRecord:
+        """The unit's record, after every object of the unit says what it says."""
+        recorded = self._publisher.recorded(unit.id)
+        if recorded is not None and recorded.covers(unit):
+            return recorded
+
+        def goal(current: LedgerRecord | None) -> LedgerRecord:
+            if current is None:
+                if recorded is not None:
+                    key = self._publisher.part_key(unit.id, 0)
+                    raise CommitConflict(f"the ledger records {key}, which is gone: {RESTORE}")
+                return record_of(unit.id, str(self.job.data), self._outcomes(unit.videos, unit))
+            known = current.revisions
+            newer = [video for video in unit.videos if video.revision > known.get(video.video_id, -1)]
+            return current.revised(self._outcomes(newer, unit)) if newer else current
+
+        record = self._publisher.lead(unit.id, goal)
+        self._publisher.follow(record)
+        return record
+
+    def _mend(self, unit: str) -> bool | str:
+        """Whether an object of the unit had to be put, or what is wrong with it."""
+
+        def follow() -> bool:
+            key = self._publisher.part_key(unit, 0)
+            held = self._publisher.footer(key)
+            if held is None:
+                raise CommitConflict(f"{key} is gone while other objects of its unit are there: {RESTORE}")
+            return self._publisher.follow(held[0])
+
+        try:
+            return self._beside_twins(unit, follow, RESTORE)
+        except StoreError:
+            raise
+        except MienError as problem:
+            return str(problem)
+
+    def _beside_twins(self, unit: str, attempt: Callable[[], T], advice: str) -> T:
+        """Repeats `attempt` for as long as it fails for what a twin did meanwhile: it commits, then cleans up."""
+        failed_at = None
+        while True:
+            try:
+                return attempt()
+            except (Overtaken, Unstaged) as problem:
+                state = self._publisher.state(unit)
+                if state == failed_at:
+                    raise MienError(f"unit {unit} cannot be committed, {problem}: {advice}") from None
+                failed_at = state
+
+    def _outcomes(self, videos: Iterable[Video], unit: Unit) -> list[Outcome]:
+        staged = self.staged(unit)
+        if missing := [video.uri for video in videos if video.video_id not in staged]:
+            raise Unstaged(f"{len(missing)} of its videos are not staged, {missing[0]} first")
+        return [staged[video.video_id] for video in videos]
+
+    def _clean(self, record: LedgerRecord) -> bool:
+        """Removes what is staged of the recorded videos, but nothing of one that was planned again since."""
+        known = record.revisions
+        prefixes = (
+            self._lake.staging_prefix(self.job.data, record.unit),
+            self._lake.strikes_prefix(self.job.data, record.unit),
+        )
+        removed = False
+        for prefix, point in zip(prefixes, ("clean.before", "clean.strikes"), strict=True):
+            fault(point, prefix)
+            stale = []
+            for entry in self._store.list(prefix):
+                name = _STAGED_NAME.match(entry.key, len(prefix))
+                if name and int(name[2]) <= known.get(name[1], -1):
+                    stale.append(entry.key)
+            self._store.delete(stale)
+            removed = removed or bool(stale)
+        fault("clean.after", record.unit)
+        return removed
+
+    def _pending(self, plan: PlanLog) -> Units:
+        def recorded(units: list[str]) -> dict[str, dict[str, int]]:
+            return {record.unit: record.revisions for record in self._read_records(units)}
+
+        return plan.units(self._done(), recorded)
+
+    def _done(self) -> set[str]:
+        prefix = self._lake.ledger_prefix(self.job.data)
+        names = (entry.key[len(prefix) :] for entry in self._store.list(prefix))
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+    def _read_records(self, units: list[str]) -> Iterator[LedgerRecord]:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for start in range(0, len(units), REQUESTS):
+                for found in pool.map(self._publisher.recorded, units[start : start + REQUESTS]):
+                    if found is not None:
+                        yield found

@@ -1,0 +1,214 @@
+"""Brings the objects of a unit to one record, each by one create-only or conditional put.
+
+Part 0 decides: its footer is the unit's record, that is which attempt at each video counts. The other parts, the unit's
+part of `videos` and last its ledger record are made to say the same. Whoever finds an object that a twin made adopts
+it; who finds one that is ahead, as a video was planned again meanwhile, starts over from part 0. So this may be cut off
+anywhere, be run again, by several at once, or wake up days later.
+Fault points (detail: the key): local.written; part, videos and ledger, each with .before_create, .after_create,
+.before_replace and .after_replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from common import scratch
+from common.commit.record import LedgerRecord, Outcome
+from common.commit.staging import Job, Staging
+from common.commit.units import Video
+from common.disk import speaking
+from common.errors import AlreadyExists, CommitConflict, MienError, NotFound, PreconditionFailed
+from common.faults import fault
+from common.lake.parts import PartWriter, by_video, check_part, check_values, read_footer, read_tables
+from common.lake.schema import VIDEOS
+from common.store.base import Entry
+
+Held = tuple[LedgerRecord, str]  # what an object says of its unit, and the version that says it
+
+
+class Overtaken(Exception):
+    """An object is ahead of the record that was to be put into it."""
+
+
+class Unstaged(Exception):
+    """Rows that the commit needs are not staged, or not any more."""
+
+
+class Publisher:
+    """Makes and rewrites the objects of units of one job. Thread-safe."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._lake = job.lake
+        self._store = job.lake.store
+        self._staging = Staging(job)
+
+    def lead(self, unit: str, goal: Callable[[LedgerRecord | None], LedgerRecord]) -> LedgerRecord:
+        """Brings part 0 to `goal(what it says now)` and returns that. Raises `Unstaged`, `CommitConflict`."""
+        return self._bring("part", self.part_key(unit, 0), goal, self.footer, partial(self._build_part, 0))[0]
+
+    def follow(self, record: LedgerRecord) -> bool:
+        """Brings all objects but part 0 to `record`, the ledger last; whether any was put.
+
+        Raises `Overtaken`, `Unstaged`, `CommitConflict`.
+        """
+        put = False
+        for n in range(1, record.parts):
+            key = self.part_key(record.unit, n)
+            put |= self._bring("part", key, lambda _: record, self.footer, partial(self._build_part, n))[1]
+        videos = self._lake.part_key(self.job.videos, record.unit)
+        put |= self._bring("videos", videos, lambda _: record, self.footer, self._build_videos)[1]
+        ledger = self._lake.ledger_key(self.job.data, record.unit)
+        return self._bring("ledger", ledger, lambda _: record, self._read_record, self._build_record)[1] or put
+
+    def state(self, unit: str) -> tuple[Entry | None, Entry | None]:
+        """Part 0 and the ledger record as they stand: whatever a twin commits changes one of them."""
+        return self._store.stat(self.part_key(unit, 0)), self._store.stat(self._lake.ledger_key(self.job.data, unit))
+
+    def recorded(self, unit: str) -> LedgerRecord | None:
+        """The unit's ledger record."""
+        held = self._read_record(self._lake.ledger_key(self.job.data, unit))
+        return held[0] if held else None
+
+    def part_key(self, unit: str, n: int) -> str:
+        return self._lake.part_key(self.job.data, unit, None if self.job.frames_per_part is None else n)
+
+    def _bring(
+        self,
+        kind: str,
+        key: str,
+        goal: Callable[[LedgerRecord | None], LedgerRecord],
+        read: Callable[[str], Held | None],
+        build: Callable[[str, LedgerRecord, Held | None, Path], Path | bytes],
+    ) -> tuple[LedgerRecord, bool]:
+        """Puts the record `goal(what the object says now)` into the object; False: it said that already."""
+        while True:
+            current = read(key)
+            record = goal(current[0] if current else None)
+            if current is not None:
+                if (current[0].unit, current[0].partition) != (record.unit, record.partition):
+                    raise CommitConflict(f"{key} is of another unit or partition: move it out of the lake")
+                if current[0].ahead_of(record):
+                    raise Overtaken(f"{key} is of a later commit than part 0")
+                if not record.ahead_of(current[0]):
+                    if not record.same_rows(current[0]):
+                        raise CommitConflict(f"{key} holds other attempts than part 0 of its unit: remove the unit")
+                    return current[0], False
+            with scratch.folder() as folder:
+                try:
+                    content = build(key, record, current, Path(folder))
+                    fault("local.written", key)
+                    action = "replace" if current else "create"
+                    fault(f"{kind}.before_{action}", key)
+                    if current:
+                        self._store.replace(key, content, current[1])
+                    else:
+                        self._store.create(key, content)
+                except (AlreadyExists, PreconditionFailed):
+                    continue
+            fault(f"{kind}.after_{action}", key)
+            return record, True
+
+    def _build_part(self, n: int, key: str, record: LedgerRecord, current: Held | None, folder: Path) -> Path:
+        """Part n of `record`: what the current part keeps, merged with staged pieces in the order of video_id."""
+        known = current[0].revisions if current else {}
+        staged = [outcome for outcome in record.videos if outcome.revision > known.get(outcome.video_id, -1)]
+        replaced = {outcome.video_id for outcome in staged}
+        path = folder / "part.parquet"
+        footer = self._describe(record) | {"mien.part": str(n)}
+        if self.job.frames_per_part is not None:
+            footer["mien.frames"] = f"{n * self.job.frames_per_part}-{(n + 1) * self.job.frames_per_part}"
+        with PartWriter(path, self.job.schema, footer) as writer:
+            waiting = [outcome for outcome in reversed(staged) if n in outcome.pieces]
+            if current:
+                old = folder / "current.parquet"
+                self._store.download(key, old, current[1])
+                for video_id, table in by_video(read_tables(old)):
+                    while waiting and waiting[-1].video_id < video_id:
+                        self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
+                    if video_id not in replaced:
+                        # An older part may lack columns that were added since; they are NULL.
+                        empty = self.job.schema.empty_table()
+                        writer.write(pa.concat_tables([empty, table], promote_options="default"))
+            while waiting:
+                self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
+        rows = {outcome.video_id: outcome.pieces.get(n, 0) for outcome in record.videos}
+        # Of a video in several pieces, the worker has counted the frames.
+        frames = {o.video_id: o.row["frames"] for o in record.videos if o.pieces.keys() == {n}}
+        with _fit(key):
+            check_part(path, self.job.schema, rows, frames)
+        return path
+
+    def _copy_piece(self, unit: str, outcome: Outcome, n: int, folder: Path, writer: PartWriter) -> None:
+        row = outcome.row
+        video = Video(row["uri"], row["version"], row["size"], unit, outcome.revision)
+        piece = folder / "piece.parquet"
+        try:
+            self._store.download(self._staging.piece_key(video, outcome.attempt, n), piece)
+        except NotFound:
+            raise Unstaged(f"staged rows of {row['uri']} are gone") from None
+        for table in read_tables(piece):
+            writer.write(table)
+        piece.unlink()
+
+    def _build_videos(self, key: str, record: LedgerRecord, current: object, folder: Path) -> Path:
+        path = folder / "videos.parquet"
+        with PartWriter(path, VIDEOS, self._describe(record)) as writer:
+            writer.write(pa.Table.from_pylist([outcome.row for outcome in record.videos], schema=VIDEOS))
+        with _fit(key):
+            for table in read_tables(path):
+                check_values(table, VIDEOS)
+        return path
+
+    def _build_record(self, key: str, record: LedgerRecord, current: object, folder: Path) -> bytes:
+        return record.to_json()
+
+    def _describe(self, record: LedgerRecord) -> dict[str, str]:
+        """The footer from which the ledger can be rebuilt."""
+        return {
+            "mien.unit": record.unit,
+            "mien.schema_version": str(record.schema_version),
+            "mien.code_version": record.code_version,
+            "mien.record": record.to_json().decode(),
+        }
+
+    def footer(self, key: str) -> Held | None:
+        """What a part says of its unit, and the version that says it."""
+        while True:
+            before = self._store.stat(key)
+            if before is None:
+                return None
+            try:
+                with speaking("read", key), self._store.open_input(key) as file:
+                    stored = read_footer(file).get("mien.record")
+                after = self._store.stat(key)
+            except (PreconditionFailed, NotFound):
+                continue
+            except ValueError:
+                stored, after = None, before
+            if after == before:
+                break
+        if stored is None:
+            raise CommitConflict(f"{key} was not written by this program: move it out of the lake")
+        return LedgerRecord.from_json(stored), before.version
+
+    def _read_record(self, key: str) -> Held | None:
+        try:
+            data, version = self._store.read_versioned(key)
+        except NotFound:
+            return None
+        return LedgerRecord.from_json(data), version
+
+
+@contextmanager
+def _fit(key: str) -> Iterator[None]:
+    """Turns what a check found into a sentence."""
+    try:
+        yield
+    except ValueError as problem:
+        raise MienError(f"{key} is not fit to be published, {problem}: nothing was written") from None

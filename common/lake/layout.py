@@ -1,0 +1,114 @@
+"""Where everything lives below a lake: the tables, and beside them what the commit protocol keeps.
+
+Published tables are `<table>/schema=1/<key>=<value>/.../part-<unit>.parquet`. Folders that begin with an underscore are
+bookkeeping, outside of every table so that no glob over a table ever sees them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from common.errors import UsageError
+from common.lake.schema import FOLDERS, SCHEMA_VERSION, TABLES
+from common.store.base import StoreSettings
+from common.store.store import Store
+
+_ARCHIVE = re.compile(r"[a-z][a-z0-9_-]*")
+# A value begins with a letter: engines read an all-digit one as a number.
+_VALUE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+# The folders between a table's schema and its parts: columns for whoever queries it.
+PARTITION_KEYS = {table: tuple(folders) for table, folders in FOLDERS.items()}
+_JOBS = {"faces": "ingest", "scores": "score"}  # what the job that makes a table is called in `videos`
+
+
+def check_archive_name(name: str) -> str:
+    """The name, if it can stand in a path and in SQL. Raises `UsageError`."""
+    if not _ARCHIVE.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not an archive's name: use small letters, digits, _ and -, beginning with a letter"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The rows of one table that share one configuration and archive: `("scores", (("model", m), ("archive", a)))`."""
+
+    table: str
+    keys: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        if self.table not in TABLES:
+            raise ValueError(f"no table {self.table}")
+        for key, value in self.keys:
+            if not _VALUE.fullmatch(value):
+                raise UsageError(
+                    f"{key}={value!r} cannot stand in a path: begin with a letter, then letters, digits, . _ -"
+                )
+
+    @property
+    def path(self) -> str:
+        """Like `schema=1/model=demo-3f/archive=clips`: what follows the table's name."""
+        return "/".join([f"schema={SCHEMA_VERSION}", *(f"{key}={value}" for key, value in self.keys)])
+
+    @property
+    def videos(self) -> Partition:
+        """Of a partition of faces or scores: the partition of `videos` that says what became of its videos."""
+        (_, configuration), (_, archive) = self.keys
+        return Partition("videos", (("job", f"{_JOBS[self.table]}-{configuration}"), ("archive", archive)))
+
+    def __str__(self) -> str:
+        return f"{self.table}/{self.path}"
+
+
+class Lake:
+    """Names in a lake. Picklable."""
+
+    def __init__(self, url: str, settings: StoreSettings | None = None) -> None:
+        self.store = Store(url, settings)
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    def part_key(self, partition: Partition, unit: str, n: int | None = None) -> str:
+        """A unit's part; `n` counts the parts of a unit that has several."""
+        return f"{partition}/part-{unit}{'' if n is None else f'-{n:05d}'}.parquet"
+
+    def plan_prefix(self, partition: Partition) -> str:
+        return f"_plans/{partition}/"
+
+    def plan_key(self, partition: Partition, n: int) -> str:
+        return f"{self.plan_prefix(partition)}{n:08d}.parquet"
+
+    def ledger_prefix(self, partition: Partition) -> str:
+        return f"_ledger/{partition}/"
+
+    def ledger_key(self, partition: Partition, unit: str) -> str:
+        return f"{self.ledger_prefix(partition)}{unit}.json"
+
+    def staging_prefix(self, partition: Partition, unit: str | None = None) -> str:
+        """Where finished videos wait for the commit of their unit."""
+        return f"_staging/{partition}/" + (f"{unit}/" if unit else "")
+
+    def strikes_prefix(self, partition: Partition, unit: str | None = None) -> str:
+        """Where attempts leave a mark before they open a video."""
+        return f"_strikes/{partition}/" + (f"{unit}/" if unit else "")
+
+    def config_key(self, partition: Partition) -> str:
+        return f"_configs/{partition}/config.json"
+
+    def run_key(self, run_id: str) -> str:
+        return f"_runs/{run_id}.json"
+
+    def partitions(self, table: str) -> list[Partition]:
+        """The table's partitions that have a part or a plan, in order; folders that are none are passed over."""
+        named = "/".join(f"{key}=({_VALUE.pattern})" for key in PARTITION_KEYS[table])
+        pattern = re.compile(rf"(?:_plans/)?{table}/schema={SCHEMA_VERSION}/{named}/[^/]+")
+        found = set()
+        for root in ("", "_plans/"):
+            for entry in self.store.list(f"{root}{table}/schema={SCHEMA_VERSION}/"):
+                if match := pattern.fullmatch(entry.key):
+                    found.add(match.groups())
+        return [Partition(table, tuple(zip(PARTITION_KEYS[table], values, strict=True))) for values in sorted(found)]

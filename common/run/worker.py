@@ -1,0 +1,158 @@
+"""What a job does with its videos in a worker: each tried until it has an outcome, which is staged before the next.
+
+A strike is put before a video is opened, so that one that kills its worker is found out by whoever comes after it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+import common
+from common import log, scratch
+from common.commit.committer import Committer, Job, LedgerRecord, Outcome, Staging
+from common.commit.units import Video
+from common.errors import MienError, VideoError
+from common.faults import fault
+from common.run import cluster
+from common.store.base import StoreSettings
+
+STRIKES = 3
+
+
+class Processor(Protocol):
+    """What a worker does with a video."""
+
+    def prefetch(self, video: Video) -> None:
+        """Begins to fetch the video that comes next."""
+
+    def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
+        """Writes the video's rows in order and returns what it knows of the `videos` row; raises `VideoError`.
+
+        `beat(frames)` is called with the number of frames done since the last call.
+        """
+
+
+# How to reach S3 goes to the workers with the job: a cluster's nodes do not have the driver's environment.
+MakeProcessor = Callable[[StoreSettings], Processor]
+
+
+class Done(NamedTuple):
+    """A video has an outcome, staged or committed; `size` in bytes."""
+
+    unit: str
+    video_id: str
+    size: int
+    failed: bool
+
+
+class Worker:
+    """Runs in an actor: videos of a bundle one after the other, each staged before the next."""
+
+    def __init__(self, job: Job, make_processor: MakeProcessor, run_id: str) -> None:
+        scratch.claim()
+        self.staging = Staging(job)
+        self.committer = Committer(job)
+        self.processor = make_processor(job.lake.store.settings)
+        self.run_id = run_id
+        self.log = log.get("worker")
+
+    def __call__(self, bundle: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[Done]:
+        """Of each of the bundle's videos, that it has an outcome."""
+        videos = [Video(**video) for video in bundle]
+        records = {unit: self.committer.recorded(unit) for unit in {video.unit for video in videos}}
+        done = []
+        for video, following in zip(videos, [*videos[1:], None], strict=True):
+            # A run beside this one may have been faster, and may have committed the unit already.
+            outcome = self.staging.outcome(video) or _known(records[video.unit], video)
+            if outcome is None:
+                if following is not None:
+                    self.processor.prefetch(following)
+                beat(video.uri, 0)
+                outcome = self._finish(video, partial(beat, video.uri))
+            done.append(Done(video.unit, video.video_id, video.size, outcome.row["status"] == "failed"))
+        return done
+
+    def _finish(self, video: Video, beat: Callable[[int], None]) -> Outcome:
+        """Tries a video until it has an outcome: three attempts that kill or break the worker are its end."""
+        broken = "its worker was killed"
+        while True:
+            strikes = self.staging.strikes(video)
+            living = cluster.living_nodes()
+            # A node that was taken away, or a run that was killed, is not the video's fault.
+            counted = sum(strike.run_id == self.run_id and strike.node_id in living for strike in strikes)
+            started = time.monotonic()
+
+            def row(known: dict[str, Any], attempts: int, started: float = started) -> dict[str, Any]:
+                return known | self._account(video, attempts, time.monotonic() - started)
+
+            if counted >= STRIKES:
+                message = f"{counted} attempts ended without a result, the last because {broken}"
+                return self.staging.fail(video, row(_failed("worker_lost", message), len(strikes)))
+            attempt = uuid.uuid4().hex
+            self.staging.strike(video, self.run_id, cluster.node_id(), attempt)
+            fault("worker.attempt", video.uri)
+            try:
+                with self.staging.writer(video, attempt) as writer:
+                    known = self.processor.process(video, writer.write, beat)
+                    return writer.finish(row(known, len(strikes) + 1))
+            except VideoError as error:
+                return self.staging.fail(video, row(_failed(error.reason, error.message), len(strikes) + 1))
+            except MienError:
+                raise
+            except MemoryError:
+                message = "the worker ran out of memory: give it more or lower the batch size"
+                return self.staging.fail(video, row(_failed("memory_limit", message), len(strikes) + 1))
+            except Exception as error:
+                broken = log.redact(f"{type(error).__name__}: {error}")
+                self.log.exception("attempt failed", uri=video.uri, attempt=counted + 1)
+
+    def _account(self, video: Video, attempts: int, wall_s: float) -> dict[str, Any]:
+        return {
+            "video_id": video.video_id,
+            "uri": video.uri,
+            "version": video.version,
+            "size": video.size,
+            "attempts": attempts,
+            "wall_s": wall_s,
+            "run_id": self.run_id,
+            "code_version": common.__version__,
+            "finished_at": datetime.now(UTC),
+        }
+
+
+def _known(record: LedgerRecord | None, video: Video) -> Outcome | None:
+    for outcome in record.videos if record else ():
+        if outcome.video_id == video.video_id and outcome.revision >= video.revision:
+            return outcome
+    return None
+
+
+def _failed(reason: str, message: str) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "reason": reason,
+        "message": message,
+        "frames": 0,
+        "frames_with_face": 0,
+        "tracks": 0,
+    }
+
+
+@dataclass(frozen=True)
+class WorkerFactory:
+    """Picklable: what an actor is built from."""
+
+    job: Job
+    make_processor: MakeProcessor
+    run_id: str
+
+    def __call__(self) -> Worker:
+        return Worker(self.job, self.make_processor, self.run_id)

@@ -1,0 +1,1 @@
+"""Videos to frames: the reader, and the confined child process that decodes."""

@@ -1,0 +1,213 @@
+"""The decoder program: one video in, frames out, alone in a confined child process. Started by `ingest.decode.sandbox`.
+
+It is handed three descriptors: a socket for messages (JSON, one per packet), the video, and a sealed memfd, the ring
+of frame slots. Messages: parent, the job; child {"facts", "picture"}; parent {"slots": K, "frames": N}; then in any
+order child {"slot": k, "frame_index": [...], "time_s": [...]} and parent {"free": k}, and, where no frame is given for
+a while, child {"alive": steps since the last}; last, child {"end"} or {"error"}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import math
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ingest.decode.child.easel import Easel
+    from ingest.decode.child.source import Source
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+PR_SET_PDEATHSIG = 1
+STDERR_BYTES = 64 << 10
+SILENCE_S = 1.0  # a batch is sent half full rather than held longer: each is a heartbeat
+
+Message = dict[str, Any]
+Frames = Iterator[tuple[float, Any]]  # (time_s, av.VideoFrame)
+
+
+class Link:
+    """The socket to the parent."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def receive(self) -> Message:
+        data = self._socket.recv(1 << 18)
+        if not data:
+            os._exit(0)  # the parent is gone
+        message: Message = json.loads(data)
+        return message
+
+    def send(self, message: Message) -> None:
+        self._socket.send(json.dumps(message).encode())
+
+
+def confine(job: Message) -> None:
+    """Give up what decoding does not need. Before any thread starts, and before the video is opened."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != job["parent"]:
+        os._exit(0)  # it died before the line above
+    if libc.unshare(CLONE_NEWNET) != 0:
+        libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)  # without privileges; where neither is allowed, the network stays
+    home = tempfile.mkdtemp()
+    os.chdir(home)
+    os.rmdir(home)  # a working directory in which nothing can be made, and nothing left behind
+    os.nice(5)
+    limits = {
+        resource.RLIMIT_DATA: job["memory_bytes"],
+        resource.RLIMIT_AS: 2 * job["memory_bytes"] + (2 << 30),  # libraries and the ring count here
+        resource.RLIMIT_FSIZE: STDERR_BYTES,  # stderr is a memfd: what goes beyond is dropped by the kernel
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+    }
+    for name, value in limits.items():
+        hard = resource.getrlimit(name)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(name, (value, value))
+
+
+def allow_cpu(seconds: float) -> None:
+    """The kernel's own deadline, moved on with each batch: SIGXCPU after so much more processor time."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    limit = math.ceil(time.process_time() + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+class Ring:
+    """The sealed memory shared with the parent: `slots` batches of up to `frames` pictures."""
+
+    def __init__(self, link: Link, job: Message, height: int, width: int) -> None:
+        import numpy as np
+
+        size = link.receive()
+        self._capacity: int = size["frames"]
+        shape = (size["slots"], self._capacity, height, width, 3)
+        self._pixels = np.frombuffer(mmap.mmap(job["ring_fd"], math.prod(shape)), np.uint8).reshape(shape)
+        self._free = list(range(size["slots"]))
+        self._link = link
+        self._cpu_s = 2 * job["stall_s"]
+        self._slot: int | None = None
+        self._rows: list[tuple[int, float]] = []
+        self._steps = 0
+        self._spoke = time.monotonic()
+
+    def put(self, index: int, time_s: float, draw: Callable[[np.ndarray], None]) -> None:
+        """Adds a frame, drawn by `draw` into its place; waits while the consumer holds all slots."""
+        if self._slot is None:
+            while not self._free:
+                self._free.append(self._link.receive()["free"])
+            self._slot = self._free.pop()
+            self._spoke = time.monotonic()
+        draw(self._pixels[self._slot, len(self._rows)])
+        self._rows.append((index, time_s))
+        if len(self._rows) == self._capacity or time.monotonic() - self._spoke > SILENCE_S:
+            self.flush()
+
+    def alive(self) -> None:
+        """Counts a step of the work that gives no frame, such as one that nobody wants."""
+        self._steps += 1
+        if time.monotonic() - self._spoke > SILENCE_S:
+            self.flush()
+            self._send({"alive": self._steps})
+            self._steps = 0
+
+    def flush(self) -> None:
+        """Sends the batch so far."""
+        if self._rows:
+            indices, times = zip(*self._rows, strict=True)
+            self._send({"slot": self._slot, "frame_index": indices, "time_s": times})
+            self._slot, self._rows = None, []
+
+    def _send(self, message: Message) -> None:
+        self._link.send(message)
+        self._spoke = time.monotonic()
+        allow_cpu(self._cpu_s)
+
+
+def decode(link: Link, job: Message) -> Message:
+    """The whole video into the ring; returns how it ended."""
+    from ingest.decode.child.easel import Easel
+    from ingest.decode.child.source import Refusal, Source
+
+    source = Source(job["video_fd"], job["format"], job["max_pixels"])
+    frames = iter(source)
+    first = next(frames, None)
+    if first is None:
+        raise Refusal(*source.verdict())
+    easel = Easel(source.stream.sample_aspect_ratio, first[1], job["max_pixels"])
+    link.send({"facts": _facts(source, easel), "picture": [easel.height, easel.width]})
+    ring = Ring(link, job, easel.height, easel.width)
+    give = _by_decord if job["decoder"] == "decord" else _by_pyav
+    try:
+        give(source, itertools.chain([first], frames), easel, ring, job)
+    finally:
+        ring.flush()
+    reason, message = source.verdict()
+    return {"reason": reason, "message": message, "duration_s": source.clock.end_s - source.clock.first_s}
+
+
+def _facts(source: Source, easel: Easel) -> Message:
+    return {
+        "container": source.container.format.name,
+        "codec": source.stream.codec.canonical_name,
+        "width": easel.source_size[0],
+        "height": easel.source_size[1],
+        "fps": source.rate,
+        "rotation": easel.rotation,
+    }
+
+
+def _by_pyav(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
+    for index, (time_s, frame) in enumerate(frames):
+        if index >= job["start"] and index % job["every"] == 0:
+            ring.put(index, time_s, partial(easel.draw, frame))
+        else:
+            ring.alive()
+
+
+def _by_decord(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
+    from ingest.decode.child.by_decord import all_frames, copy, sampled_frames
+
+    every = job["every"]
+    rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every, ring.alive)
+    for index, time_s, picture in rows:
+        ring.put(index, time_s, partial(copy, picture))
+
+
+def main() -> None:
+    link = Link(int(sys.argv[1]))
+    job = link.receive()
+    confine(job)
+    allow_cpu(2 * job["stall_s"])
+    from ingest.decode.child.source import Refusal
+
+    try:
+        ending = decode(link, job)
+    except Refusal as refusal:
+        reason, message = refusal.args
+        link.send({"error": {"reason": reason, "message": message}})
+    except MemoryError:
+        link.send({"error": {"reason": "memory_limit", "message": "decoding needs more memory than is allowed"}})
+    else:
+        link.send({"end": ending})
+    while True:
+        link.receive()  # until the parent closes: nothing that was sent is lost
+
+
+if __name__ == "__main__":
+    main()

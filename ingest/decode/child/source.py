@@ -1,0 +1,180 @@
+"""A video by PyAV: which stream, which frames in which order at which time, and whether they are all there.
+
+Runs in the decoder child only: FFmpeg sees hostile bytes here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from ingest import probe
+from ingest.decode.child.clock import Clock
+
+MAX_RATE = 1000  # a higher frame rate is a lie in the header
+DEFAULT_PERIOD_S = 0.04  # of a stream that states no rate
+# Where a packet is a frame, by the definitions of these codecs and containers: no field, nothing that is not shown.
+WHOLE_FRAMES = ({"mov", "matroska"}, {"h264", "hevc", "vp9", "av1", "mjpeg"})
+
+
+class Refusal(Exception):
+    """The video cannot be decoded (further): (reason, message)."""
+
+
+class Source:
+    """The video stream that FFmpeg calls best, decoded in order; the authority on count, order and time."""
+
+    def __init__(self, fd: int, demuxer: str, max_pixels: int) -> None:
+        """`fd`: the open file; `demuxer`: FFmpeg's name of it."""
+        self.path = f"/proc/self/fd/{fd}"  # for those who cannot read descriptors
+        self._stated_bytes = probe.stated_bytes(fd, demuxer)
+        os.lseek(fd, 0, os.SEEK_SET)  # a decoder that died may have shared it
+        try:
+            # The demuxer is the one whose magic bytes were found, and nothing but this file can be opened: nothing is
+            # sniffed, no playlist is followed.
+            options = {"fd": str(fd), "protocol_whitelist": "fd"}
+            self.container = av.open("fd:", format=demuxer, options=options, metadata_errors="replace")
+        except MemoryError as error:
+            raise Refusal("memory_limit", "opening the file needs more memory than is allowed") from error
+        except (av.FFmpegError, ValueError) as error:
+            raise Refusal("unreadable", f"the container cannot be read: {_text(error)}") from error
+        self.stream = self._choose()
+        context = self.stream.codec_context
+        if context is None:
+            raise Refusal("unreadable", "there is no decoder for its video codec")
+        if "enc_key_id" in self.stream.metadata:  # Matroska's and WebM's encryption
+            raise Refusal("encrypted", "the video stream is encrypted")
+        if context.width * context.height > max_pixels:
+            raise Refusal("too_large", f"pictures of {context.width}x{context.height} exceed {max_pixels} pixels")
+        context.thread_count = 1
+        context.options = {"max_pixels": str(max_pixels)}
+        start = self.container.start_time
+        self.start_s: float = start / av.time_base if start is not None else 0.0
+        rates = (self.stream.average_rate, self.stream.guessed_rate)
+        self.rate: float | None = next((float(rate) for rate in rates if rate and 0 < rate <= MAX_RATE), None)
+        self.period_s = 1 / self.rate if self.rate else DEFAULT_PERIOD_S
+        self.clock = Clock(self.period_s)
+        self.whole_frames = demuxer in WHOLE_FRAMES[0] and self.stream.codec.canonical_name in WHOLE_FRAMES[1]
+        self._packets = self._undecoded = self._corrupt = self._frames = 0
+        self._trouble = ""
+        self._early: list[int] = []  # PTS of the packets that came before the first frame did
+        self._first_pts: int | None = None
+        self._expected = 0
+
+    def _choose(self) -> Any:
+        best = self.container.streams.best("video")
+        streams = [best, *self.container.streams.video] if best is not None else []
+        for stream in streams:
+            if not stream.disposition & Disposition.attached_pic:
+                return stream
+        kinds = ", ".join(sorted({stream.type for stream in self.container.streams})) or "nothing"
+        raise Refusal("no_video_stream", "the file has no video stream, only " + ("a cover" if streams else kinds))
+
+    def __iter__(self) -> Iterator[tuple[float, Any]]:
+        """(time_s, frame) in presentation order; what FFmpeg's own command skips is skipped and counted."""
+        frames = self._decoded()
+        held, failure = next(frames, None), None
+        while held is not None:
+            try:
+                following = next(frames, None)
+            except Exception as error:  # told after the frame that is there
+                following, failure = None, error
+            yield self._time(held, following), held
+            held = following
+        if failure is not None:
+            raise failure
+
+    def _decoded(self) -> Iterator[Any]:
+        for packet in self._demux():
+            self._count(packet)
+            try:
+                frames = packet.decode()
+            except MemoryError as error:
+                raise Refusal("memory_limit", "decoding needs more memory than is allowed") from error
+            except av.FFmpegError as error:
+                self._damage(error)
+                continue
+            for frame in frames:
+                self._count_frame(frame)
+                yield frame
+
+    def _demux(self) -> Iterator[Any]:
+        try:
+            yield from self.container.demux(self.stream)
+        except MemoryError as error:
+            raise Refusal("memory_limit", "reading the file needs more memory than is allowed") from error
+        except av.FFmpegError as error:
+            self._damage(error)
+            flush = av.Packet()  # the frames that the decoder still holds
+            flush.stream = self.stream
+            yield flush
+
+    def _damage(self, error: Exception) -> None:
+        self._undecoded += 1
+        self._trouble = self._trouble or _text(error)
+
+    def _count(self, packet: Any) -> None:
+        self._packets += packet.size > 0
+        if not packet.size or packet.is_discard or packet.pts is None:
+            return
+        if not self._frames:
+            self._early.append(packet.pts)
+        elif self._first_pts is not None:
+            self._expected += packet.pts >= self._first_pts
+
+    def _count_frame(self, frame: Any) -> None:
+        if not self._frames and frame.pts is not None:
+            # A stream may begin with frames that refer to what was cut away, and are not shown.
+            self._first_pts, self._expected = frame.pts, sum(pts >= frame.pts for pts in self._early)
+            self._early.clear()
+        self._frames += 1
+        self._corrupt += frame.is_corrupt
+        self.whole_frames = self.whole_frames and not frame.interlaced_frame  # else a packet may be a field
+
+    def _time(self, frame: Any, following: Any | None) -> float:
+        duration = frame.duration * float(frame.time_base or self.stream.time_base) if frame.duration else None
+        return self.clock.tick(self._stated(frame), self._stated(following), duration)
+
+    def _stated(self, frame: Any | None) -> float | None:
+        """The frame's PTS on the container's clock, in seconds from its start."""
+        if frame is None or frame.pts is None:
+            return None
+        base: Fraction = frame.time_base or self.stream.time_base
+        return float(frame.pts * base.numerator / base.denominator - self.start_s)
+
+    def leave(self, frames: int, last_s: float) -> None:
+        """Says that the rest will not be decoded here: how many frames there are in all, and when the last one is."""
+        self._frames = self._expected = frames
+        self.clock.end_s = last_s + self.period_s
+
+    def verdict(self) -> tuple[str | None, str | None]:
+        """(reason, message) of how it ended; both None when the whole file was decoded.
+
+        MPEG transport and program streams state neither their length nor their frames: that one was cut short between
+        two frames cannot be seen.
+        """
+        if self._undecoded:
+            count = f"{self._undecoded} of {self._packets} packets could not be decoded"
+            return "decode_error", f"{count}: {self._trouble}"
+        index = self.stream.index_entries
+        indexed = index[-1].pos + index[-1].size if len(index) else 0
+        if max(indexed, self._stated_bytes) > self.container.size:
+            of = f"{self._frames} of {self.stream.frames}" if self.stream.frames else f"only {self._frames}"
+            reason = "decode_error" if self._frames else "unreadable"
+            return reason, f"the file is cut short: {of} frames are there"
+        if not self._frames:
+            return "unreadable", "the file describes a video but holds no frame of it"
+        if self._corrupt:
+            return "decode_error", f"{self._corrupt} of {self._frames} frames are damaged"
+        if self.whole_frames and self._frames < self._expected:
+            return "decode_error", f"{self._expected - self._frames} of {self._expected} frames could not be decoded"
+        return None, None
+
+
+def _text(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error).splitlines()[0][:200]

@@ -1,0 +1,217 @@
+"""A video's frames: upright, with square pixels, in order, each with its index and time. Decoded in a child process."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from common.errors import VideoError
+from ingest import probe
+from ingest.decode.messages import Alive, Ended, Failed, Given, Message, Opened, VideoFacts, nonsense
+from ingest.decode.sandbox import CHILD, Limits, Sandbox
+from ingest.names import DecoderName
+
+__all__ = ["DecodeOptions", "Ending", "FrameBatch", "VideoFacts", "VideoReader", "open_video"]
+
+RING_SLOTS = 3  # one with the consumer, one waiting, one being filled
+
+Beat = Callable[[int], None]
+
+
+class DecodeOptions(Limits):
+    """How to decode. `decoder` and `every` change what is seen; the rest are limits."""
+
+    decoder: DecoderName = Field(default="pyav", description="where pixels come from")
+    every: int = Field(default=1, ge=1, description="give one frame in so many")
+    batch_frames: int = Field(default=16, ge=1, le=256, description="most frames of a batch")
+    ring_bytes: int = Field(
+        default=96 << 20, ge=1, description="shared memory for frames; always room for three of them"
+    )
+    max_pixels: int = Field(default=8192 * 4320, ge=1, description="largest picture")
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Neighbouring frames. `rgb` lies in memory shared with the decoder and is overwritten after the next batch is
+    asked for: copy what must live longer.
+
+    rgb: uint8 [N, H, W, 3], upright, square pixels, full-range values as they are coded (sRGB, or near it) and HDR
+    turned into sRGB; H and W are the same in all batches: where the shape of the video changes, a picture is fitted
+    into that of the first, on black.
+    frame_index: int32 [N], from 0 in presentation order. time_s: float64 [N], PTS minus the container's start time.
+    """
+
+    rgb: np.ndarray
+    frame_index: np.ndarray
+    time_s: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frame_index)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How decoding ended: `status` ok, or partial with a reason of `common.lake.schema.REASONS` and a sentence.
+
+    `frames` counts the frames that were given; `duration_s` runs from the first frame's time to the end of the last.
+    """
+
+    status: Literal["ok", "partial"]
+    reason: str | None
+    message: str | None
+    frames: int
+    duration_s: float | None
+
+
+class VideoReader:
+    """Iterate once for the batches; `outcome` is there when they have ended. `beat(0)` is called now and then while
+    frames are decoded that nobody asked for.
+
+    `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" where decord failed part of the way, of which
+    `fallback` tells why.
+    """
+
+    def __init__(
+        self, video_fd: int, demuxer: str, options: DecodeOptions, child: Path = CHILD, beat: Beat = lambda frames: None
+    ) -> None:
+        self._options = options
+        self._child = child
+        self._demuxer = demuxer
+        self._beat = beat
+        self._next_index = 0
+        self._drawing = False
+        self._first_s, self._last_s, self._end_s = 0.0, -math.inf, 0.0
+        self.decoder: str = options.decoder
+        self.frames = 0
+        self.outcome: Ending | None = None
+        self.fallback: str | None = None
+        self._fd = os.dup(video_fd)
+        try:
+            self._sandbox = self._start(options.decoder)
+            self.facts = self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, decoder: str) -> Sandbox:
+        options = self._options
+        job = {
+            "format": self._demuxer,
+            "decoder": decoder,
+            "every": options.every,
+            "start": self._next_index,
+            "max_pixels": options.max_pixels,
+        }
+        return Sandbox(self._fd, job, options, self._child)
+
+    def _begin(self) -> VideoFacts:
+        opened = self._receive()
+        if not isinstance(opened, Opened):
+            raise nonsense()
+        height, width = opened.picture
+        if height * width > self._options.max_pixels:
+            raise VideoError("too_large", f"pictures of {width}x{height} exceed {self._options.max_pixels} pixels")
+        room = self._options.ring_bytes // (RING_SLOTS * height * width * 3)
+        self._sandbox.open_ring(RING_SLOTS, max(1, min(self._options.batch_frames, room)), height, width)
+        self._drawing = True
+        return opened.facts
+
+    @property
+    def pid(self) -> int:
+        """The decoder's process, to be watched."""
+        return self._sandbox.pid
+
+    def _receive(self) -> Message:
+        """The next message that is more than a sign of life. VideoError: decoding failed."""
+        try:
+            while isinstance(message := self._sandbox.receive(), Alive):
+                self._beat(0)
+            if isinstance(message, Failed):
+                raise VideoError(message.error.reason, message.error.message)
+            return message
+        except VideoError as error:
+            if self.decoder != "decord":
+                raise
+            self.fallback = str(error)
+        # Whatever decord died of, PyAV tells whether the video is to blame; it goes on where decord ended.
+        self._sandbox.close()
+        self.decoder = "decord+pyav" if self.frames else "pyav"
+        self._sandbox = self._start("pyav")
+        if self._drawing:
+            self._begin()
+        return self._receive()
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        try:
+            while isinstance(message := self._receive(), Given):
+                yield self._batch(message)
+                self._sandbox.send({"free": message.slot})
+            if not isinstance(message, Ended) or not self.frames:
+                raise nonsense()
+        except VideoError as error:
+            if not self.frames:
+                raise
+            self._finish(error.reason, error.message, self._end_s - self._first_s)
+        else:
+            self._finish(message.end.reason, message.end.message, message.end.duration_s)
+
+    def _batch(self, given: Given) -> FrameBatch:
+        index, time_s = np.array(given.frame_index, np.int32), np.array(given.time_s, np.float64)
+        if (
+            len(index) != len(time_s)
+            or np.diff(index, prepend=self._next_index - 1).min() < 1
+            or np.diff(time_s, prepend=self._last_s).min() <= 0
+        ):
+            raise nonsense()
+        batch = FrameBatch(self._sandbox.pictures(given.slot, len(index)), index, time_s)
+        self._first_s = self._first_s if self.frames else float(time_s[0])
+        self._last_s = float(time_s[-1])
+        self._end_s = self._last_s + (1 / self.facts.fps if self.facts.fps else 0.0)
+        self._next_index = int(index[-1]) + 1
+        self.frames += len(batch)
+        return batch
+
+    def _finish(self, reason: str | None, message: str | None, duration_s: float) -> None:
+        self.outcome = Ending("partial" if reason else "ok", reason, message, self.frames, duration_s)
+
+    def close(self) -> None:
+        """End the child process. May be called twice."""
+        if hasattr(self, "_sandbox"):
+            self._sandbox.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextmanager
+def open_video(
+    path: Path, options: DecodeOptions | None = None, child: Path = CHILD, beat: Beat = lambda frames: None
+) -> Iterator[VideoReader]:
+    """A reader of the video at `path`, a local file; its child process ends with the block.
+
+    VideoError: it is no video, or no frame of it can be decoded; while iterating, never after the first frame: what
+    goes wrong later is told by `outcome`.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not be waited for
+    except FileNotFoundError:
+        raise VideoError("missing", "there is no such file") from None
+    except OSError as error:
+        reason = "access_denied" if isinstance(error, PermissionError) else "unreadable"
+        raise VideoError(reason, f"the file cannot be opened: {error.strerror}") from None
+    try:
+        reader = VideoReader(fd, probe.container_of(fd), options or DecodeOptions(), child, beat)
+    finally:
+        os.close(fd)
+    try:
+        yield reader
+    finally:
+        reader.close()

@@ -1,0 +1,1 @@
+"""Face detectors: one protocol, and a module for each."""

@@ -1,0 +1,131 @@
+"""MTCNN (Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", 2016).
+
+Networks, weights and box arithmetic are facenet-pytorch's. The cascade is run here, frame by frame, so what is found in
+a frame cannot depend on its batch, and with one integral image per frame in place of its thousand small average pools:
+sums of 8-bit values are exact in either, so the networks see the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch.models import mtcnn
+from facenet_pytorch.models.utils import detect_face as package
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ingest.detect.detector import Faces, faces_of
+
+CELL = 12  # the proposal network's field of view, in pixels
+FACTOR = 0.709  # from one picture of the pyramid to the next
+PROPOSE, REFINE = 0.6, 0.7  # scores that the first two networks must give, as published
+
+
+class Mtcnn:
+    """`ingest.detect.detector.Detector` with facenet-pytorch's weights, on the CPU threads that the caller has set.
+
+    min_face: smallest face in pixels; time goes with its inverse square. threshold: lowest score of a face.
+    """
+
+    def __init__(self, *, min_face: float, threshold: float) -> None:
+        self.min_face = min_face
+        self.threshold = threshold
+        self.propose, self.refine, self.output = (_network(name) for name in ("pnet", "rnet", "onet"))
+
+    @torch.inference_mode()
+    def __call__(self, rgb: NDArray[np.uint8]) -> list[Faces]:
+        return [self._detect(frame) for frame in rgb]
+
+    def _detect(self, frame: NDArray[np.uint8]) -> Faces:
+        height, width = frame.shape[:2]
+        sums = cv2.integral(frame, sdepth=cv2.CV_32S)
+        boxes = self._proposals(sums, height, width)
+        boxes, (shift, _) = self._judge(self.refine, sums, boxes, 24, REFINE)
+        keep = nms(boxes[:, :4], boxes[:, 4], 0.7)
+        boxes = package.rerec(package.bbreg(boxes[keep], shift[keep]))
+        boxes, (shift, points) = self._judge(self.output, sums, boxes, 48, self.threshold)
+        corner, side = boxes[:, None, :2], boxes[:, None, 2:4] - boxes[:, None, :2] + 1
+        landmarks = (corner + points.reshape(-1, 2, 5).transpose(1, 2) * side - 1).numpy()
+        boxes = package.bbreg(boxes, shift).numpy()
+        keep = package.nms_numpy(boxes[:, :4], boxes[:, 4], 0.7, "Min") if len(boxes) else []
+        keep = np.asarray(keep, np.intp)
+        return faces_of(boxes[keep, :4], landmarks[keep], boxes[keep, 4], min_face=self.min_face)
+
+    def _proposals(self, sums: NDArray[np.int32], height: int, width: int) -> Tensor:
+        """Square boxes [K, 5] with their scores, from the proposal network on a pyramid of the picture."""
+        found = []
+        for scale in _scales(min(height, width), self.min_face):
+            size = int(height * scale + 1), int(width * scale + 1)
+            picture = _area_means(sums, np.array([[0, 0, height, width]]), size)
+            shift, scores = self.propose(picture)
+            boxes, _ = package.generateBoundingBox(shift, scores[:, 1], scale, PROPOSE)
+            found.append(boxes[nms(boxes[:, :4], boxes[:, 4], 0.5)])
+        if not found:
+            return torch.zeros(0, 5)
+        boxes = torch.cat(found)
+        boxes = boxes[nms(boxes[:, :4], boxes[:, 4], 0.7)]
+        side = (boxes[:, 2:4] - boxes[:, :2]).repeat(1, 2)
+        return package.rerec(torch.cat([boxes[:, :4] + boxes[:, 5:] * side, boxes[:, 4:5]], 1))
+
+    def _judge(
+        self, network: nn.Module, sums: NDArray[np.int32], boxes: Tensor, size: int, threshold: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The boxes [K, 5] that pass `threshold`, with their new scores; their shifts [K, 4]; landmarks [K, 10]."""
+        y0, y1, x0, x1 = package.pad(boxes, sums.shape[1] - 1, sums.shape[0] - 1)
+        inside = (y1 >= y0) & (x1 >= x0)
+        if not inside.any():
+            return torch.zeros(0, 5), (torch.zeros(0, 4), torch.zeros(0, 10))
+        regions = np.stack([y0 - 1, x0 - 1, y1, x1], 1)[inside]
+        shift, *landmarks, scores = network(_area_means(sums, regions, (size, size)))
+        keep = scores[:, 1] > threshold
+        boxes = torch.cat([boxes[torch.from_numpy(inside)][keep, :4], scores[keep, 1:]], 1)
+        points = landmarks[0] if landmarks else torch.zeros(len(scores), 10)
+        return boxes, (shift[keep], points[keep])
+
+
+def _scales(side: int, min_face: float) -> Sequence[float]:
+    """Scales of the pyramid: the first shows a face of `min_face` pixels in one cell, the last the whole picture."""
+    scale = CELL / min_face
+    count = math.floor(math.log(CELL / (side * scale), FACTOR)) + 1 if side * scale >= CELL else 0
+    return [scale * FACTOR**step for step in range(count)]
+
+
+def _area_means(sums: NDArray[np.int32], regions: NDArray[np.integer], size: tuple[int, int]) -> Tensor:
+    """The regions [K, 4] (y0, x0, y1, x1; whole pixels) of a picture, each averaged to `size`, in [-1, 1]: float32
+    [K, 3, *size]. As torch's adaptive average pooling: output i is the mean of pixels floor(i n / m) to
+    ceil((i + 1) n / m).
+
+    sums: int32 [H + 1, W + 1, 3], the picture's integral image; it may have wrapped, differences are still right.
+    """
+    (top, bottom), (left, right) = (_cells(regions[:, axis], regions[:, axis + 2], size[axis]) for axis in (0, 1))
+    area = ((bottom - top)[:, :, None] * (right - left)[:, None, :])[..., None]
+    if len(regions) == 1:  # rows first, then columns: the whole picture, without a gather per pixel
+        rows = sums[bottom[0]] - sums[top[0]]
+        total = (rows[:, right[0]] - rows[:, left[0]])[None]
+    else:
+        upper, lower = top[:, :, None], bottom[:, :, None]
+        first, last = left[:, None, :], right[:, None, :]
+        total = sums[lower, last] - sums[upper, last] - sums[lower, first] + sums[upper, first]
+    means = total.astype(np.float32) / area.astype(np.float32)
+    return torch.from_numpy((means - np.float32(127.5)) * np.float32(1 / 128)).permute(0, 3, 1, 2)
+
+
+def _cells(start: NDArray, stop: NDArray, count: int) -> tuple[NDArray, NDArray]:
+    length = (stop - start)[:, None]
+    step = np.arange(count)[None]
+    return start[:, None] + step * length // count, start[:, None] - (-(step + 1) * length) // count
+
+
+def _network(name: str) -> nn.Module:
+    networks = {"pnet": mtcnn.PNet, "rnet": mtcnn.RNet, "onet": mtcnn.ONet}
+    network = networks[name](pretrained=False)  # its own loading takes any pickle
+    weights = files("facenet_pytorch") / "data" / f"{name}.pt"
+    with weights.open("rb") as file:
+        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return network.eval().to(memory_format=torch.channels_last)

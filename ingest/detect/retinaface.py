@@ -1,0 +1,189 @@
+"""RetinaFace (Deng et al., "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019), with two backbones.
+
+Feature pyramid, SSH modules, heads, priors and box code are retinaface-pytorch's, and so is the ResNet-50 network;
+MobileNet-0.25 is put beneath the same parts for the weights that the original PyTorch version publishes. The two were
+trained on differently prepared pictures: ResNet-50 on RGB less ImageNet's mean, over its deviation; MobileNet on BGR
+less (104, 117, 123). Frames are taken as they are, or shrunk to `max_side`; never enlarged, never padded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from retinaface.box_utils import decode, decode_landm
+from retinaface.net import FPN, SSH, conv_bn, conv_dw
+from retinaface.network import RetinaFace
+from retinaface.prior_box import priorbox
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import resnet50
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import nms
+
+from common.errors import UsageError
+from ingest.detect import weights as detector_weights
+from ingest.detect.detector import Faces, faces_of
+
+if TYPE_CHECKING:
+    from ingest.detect.detector import DetectorOptions
+
+NMS_IOU = 0.4
+VARIANCE = (0.1, 0.2)
+PIXELS_PER_CALL = 8 * 640 * 360  # of one run of the network: bounds its memory
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the network was trained to see: (channels - mean) / std, of values 0 to 255."""
+
+    bgr: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Preparation(
+    bgr=False, mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)
+)
+CAFFE = Preparation(bgr=True, mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0))
+
+
+class Network(RetinaFace):
+    """The package's network on any backbone: a body that gives maps at strides 8, 16 and 32."""
+
+    def __init__(self, body: nn.Module, channels: list[int], out_channels: int) -> None:
+        nn.Module.__init__(self)
+        self.body = body
+        self.fpn = FPN(channels, out_channels)
+        self.ssh1, self.ssh2, self.ssh3 = (SSH(out_channels, out_channels) for _ in range(3))
+        self.ClassHead = self._make_class_head(in_channels=out_channels)
+        self.BboxHead = self._make_bbox_head(in_channels=out_channels)
+        self.LandmarkHead = self._make_landmark_head(in_channels=out_channels)
+
+
+class MobileNet(nn.Module):
+    """MobileNet (Howard et al., 2017) at a quarter of its width: separable convolutions of 8 to 256 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(conv_bn(3, 8, 2, leaky=0.1), *_separable(8, 16, (32, 2), 32, (64, 2), 64))
+        self.stage2 = nn.Sequential(*_separable(64, (128, 2), *[128] * 5))
+        self.stage3 = nn.Sequential(*_separable(128, (256, 2), 256))
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        first = self.stage1(pictures)
+        second = self.stage2(first)
+        return OrderedDict({"1": first, "2": second, "3": self.stage3(second)})
+
+
+def _separable(channels: int, *layers: int | tuple[int, int]) -> Iterator[nn.Module]:
+    """Depthwise separable convolutions to so many channels each, at stride 1 or as given."""
+    for layer in layers:
+        out, stride = layer if isinstance(layer, tuple) else (layer, 1)
+        yield conv_dw(channels, out, stride)
+        channels = out
+
+
+def mobilenet_network() -> Network:
+    """The MobileNet-0.25 network, with random weights."""
+    return Network(MobileNet(), [64, 128, 256], 64)
+
+
+def resnet_network() -> Network:
+    """The package's ResNet-50 network, with random weights."""
+    body = IntermediateLayerGetter(resnet50(weights=None), {"layer2": "1", "layer3": "2", "layer4": "3"})
+    return Network(body, [512, 1024, 2048], 256)
+
+
+def load(options: DetectorOptions) -> RetinaFaceDetector:
+    """The detector with its weights. UsageError: there are none, or they do not fit; MienError: the download failed."""
+    resnet = options.name == "retinaface_resnet50"
+    path, sha256 = options.weights, options.weights_sha256
+    if path is None and resnet:
+        path, stated = detector_weights.download(_published(), detector_weights.cache_folder())
+        sha256 = sha256 or stated
+    if path is None:
+        raise UsageError(f"the detector {options.name} needs a file of weights: name it by the option `weights`")
+    network = resnet_network() if resnet else mobilenet_network()
+    try:
+        network.load_state_dict(detector_weights.read(path, sha256))
+    except RuntimeError:
+        raise UsageError(f"the weights in {path} do not fit the detector {options.name}") from None
+    return RetinaFaceDetector(network, IMAGENET if resnet else CAFFE, options)
+
+
+def _published() -> str:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # which the package imports, and which else calls home
+    from retinaface.pre_trained_models import models
+
+    return models["resnet50_2020-07-20"].url
+
+
+class RetinaFaceDetector:
+    """`ingest.detect.detector.Detector` around a network and what it was trained to see."""
+
+    def __init__(self, network: nn.Module, preparation: Preparation, options: DetectorOptions) -> None:
+        self.options = options
+        self.preparation = preparation
+        self.dtype = getattr(torch, options.dtype)
+        self.network = fold_batch_norm(network.eval()).to(self.dtype)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's stubs forget
+
+    @torch.inference_mode()
+    def __call__(self, rgb: NDArray[np.uint8]) -> list[Faces]:
+        if not len(rgb):
+            return []
+        scale = min(1.0, self.options.max_side / max(rgb.shape[1:3]))
+        size = max(1, round(rgb.shape[2] * scale)), max(1, round(rgb.shape[1] * scale))
+        if scale < 1:
+            rgb = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in rgb])
+        step = max(1, PIXELS_PER_CALL // (size[0] * size[1]))
+        faces: list[Faces] = []
+        for start in range(0, len(rgb), step):
+            outputs = (each.float() for each in self.network(self._prepare(rgb[start : start + step])))
+            faces += [self._faces(*one, size=size, scale=scale) for one in zip(*outputs, strict=True)]
+        return faces
+
+    def _prepare(self, rgb: NDArray[np.uint8]) -> Tensor:
+        """uint8 [N, H, W, 3] -> [N, 3, H, W], whose memory is already channels-last."""
+        pictures = torch.from_numpy(np.ascontiguousarray(rgb[..., ::-1] if self.preparation.bgr else rgb)).float()
+        pictures = (pictures - torch.tensor(self.preparation.mean)) / torch.tensor(self.preparation.std)
+        return pictures.permute(0, 3, 1, 2).to(self.dtype)
+
+    def _faces(self, shifts: Tensor, logits: Tensor, points: Tensor, *, size: tuple[int, int], scale: float) -> Faces:
+        """Faces of one frame from the network's outputs [A, 4], [A, 2], [A, 10] for the A priors."""
+        scores = logits.softmax(-1)[:, 1]
+        found = torch.where(scores > self.options.threshold)[0]
+        priors = _priors(size[1], size[0])[found]
+        to_pixels = torch.tensor(size, dtype=torch.float32) / scale
+        boxes = decode(shifts[found], priors, VARIANCE) * to_pixels.repeat(2)
+        landmarks = decode_landm(points[found], priors, VARIANCE) * to_pixels.repeat(5)
+        keep = nms(boxes, scores[found], NMS_IOU)
+        return faces_of(
+            boxes[keep].numpy(), landmarks[keep].numpy(), scores[found][keep].numpy(), min_face=self.options.min_face
+        )
+
+
+@lru_cache(maxsize=8)
+def _priors(height: int, width: int) -> Tensor:
+    return priorbox([[16, 32], [64, 128], [256, 512]], [8, 16, 32], clip=False, image_size=(height, width))
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """Every batch norm that follows its convolution among a module's children is folded into it, in place."""
+    children = list(module.named_children())
+    for (name, child), (following, after) in zip(children, [*children[1:], ("", None)], strict=False):
+        if isinstance(child, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(child, after))
+            setattr(module, following, nn.Identity())
+        else:
+            fold_batch_norm(child)
+    return module

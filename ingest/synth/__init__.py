@@ -1,0 +1,1 @@
+"""Labelled clips made here: portraits moved by action units."""

@@ -1,0 +1,1 @@
+"""Where faces come from: videos, or the faces that a lake holds."""

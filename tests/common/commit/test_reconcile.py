@@ -1,0 +1,129 @@
+"""`mien reconcile`: a lake's ledger and tables say the same, or the command says what does not."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.cli import main
+from common.commit.committer import Committer, Job, Staging
+from common.commit.units import LISTING, Video, video_id
+from common.lake.layout import Lake, Partition
+from common.lake.schema import FACES
+
+DATA = Partition("faces", (("ingest", "i-1"), ("archive", "clips")))
+URIS = [f"/tapes/{n}.mp4" for n in range(4)]
+
+
+@pytest.fixture(params=["local", "s3"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """Four ingested videos of six frames, in two units of two parts."""
+    lake = Lake(str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url"))
+    committer = Committer(Job(lake, DATA, DATA.videos, FACES, {"frames_per_part": 3}, 3))
+    committer.record_config()
+    listed = [{"video_id": video_id(uri), "uri": uri, "version": "1", "size": 1} for uri in URIS]
+    committer.plan.extend([pa.RecordBatch.from_pylist(listed, LISTING)], unit_videos=2)
+    for unit in committer.pending():
+        for video in unit.videos:
+            with Staging(committer.job).writer(video, "a") as writer:
+                frames = [
+                    {
+                        "video_id": video.video_id,
+                        "uri": video.uri,
+                        "frame_index": n,
+                        "time_s": n,
+                        "face_status": "no_face",
+                    }
+                    for n in range(6)
+                ]
+                writer.write(pa.Table.from_pylist(frames, FACES))
+                writer.finish(outcome(video))
+        committer.commit(unit)
+    return lake
+
+
+def outcome(video: Video) -> dict[str, object]:
+    known = {"video_id": video.video_id, "uri": video.uri, "version": "1", "size": 1, "status": "ok", "frames": 6}
+    made = {"attempts": 1, "wall_s": 1.0, "run_id": "r", "code_version": "0", "finished_at": datetime.now(UTC)}
+    return known | made | {"frames_with_face": 0, "tracks": 0}
+
+
+def objects(lake: Lake) -> dict[str, bytes]:
+    return {entry.key: lake.store.read(entry.key) for entry in lake.store.list()}
+
+
+def keys(lake: Lake, prefix: str) -> list[str]:
+    return sorted(entry.key for entry in lake.store.list(prefix))
+
+
+def reconcile(lake: Lake, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, object]]:
+    status = main(["reconcile", lake.url, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_a_lake_that_is_in_order_stays_as_it_is(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    before = objects(lake)
+    expected = {"lake": lake.url, "units": 2, "mended": 0, "cleaned": 0, "problems": []}
+    assert reconcile(lake, capsys) == (0, expected)
+    assert objects(lake) == before
+
+
+def test_lost_ledger_records_and_outcomes_are_made_from_the_parts(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = objects(lake)
+    (first, _), (_, last) = keys(lake, "_ledger/"), keys(lake, "videos/")
+    lake.store.delete([first, last])
+    status, summary = reconcile(lake, capsys)
+    assert (status, summary["mended"]) == (0, 2)
+    after = objects(lake)
+    assert after[first] == before[first]
+    assert pq.read_table(io.BytesIO(after[last])) == pq.read_table(io.BytesIO(before[last]))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_part_that_is_gone_is_named_and_nothing_else_is_touched(
+    lake: Lake, capsys: pytest.CaptureFixture[str], n: int
+) -> None:
+    gone = keys(lake, "faces/")[n]
+    lake.store.delete([gone])
+    before = objects(lake)
+    status, summary = reconcile(lake, capsys)
+    (problem,) = summary["problems"]  # type: ignore[misc]
+    assert status == 1
+    assert gone.rpartition("part-")[2].partition("-")[0] in problem
+    assert "restore it from a copy" in problem
+    assert objects(lake) == before
+
+
+def test_a_lost_configuration_is_named(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    lake.store.delete([lake.config_key(DATA)])
+    status, summary = reconcile(lake, capsys)
+    assert status == 1
+    assert summary["problems"] == [f"{lake.config_key(DATA)} is gone: restore it from a copy, or run the job again"]
+
+
+def test_what_killed_jobs_left_of_committed_units_goes(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    video = Committer(Job.of(lake, DATA)).plan
+    video.load()
+    ours = video.units()[0].videos[0]
+    Staging(Job.of(lake, DATA)).strike(ours, "r", "node", "late")
+    if lake.store.is_local:
+        temporary = Path(lake.url) / "faces" / ".mien-1.tmp"
+        temporary.write_bytes(b"half")
+        os.utime(temporary, (0, 0))
+    assert reconcile(lake, capsys)[1]["cleaned"] == 1
+    assert keys(lake, "_strikes/") == []
+    assert not lake.store.is_local or not temporary.exists()
+
+
+def test_no_lake_is_wrong_usage(tmp_path: Path) -> None:
+    assert main(["reconcile", str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "nowhere").exists()

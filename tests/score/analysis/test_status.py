@@ -1,0 +1,97 @@
+"""`mien status`: what was planned, what became of it, and what is left."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from common.commit.plan import PlanLog
+from common.commit.units import LISTING, Video
+from common.errors import UsageError
+from common.lake.layout import Lake, Partition
+from common.lake.schema import VIDEOS
+from score.analysis.status import as_text, status
+
+SCORES = Partition("scores", (("model", "m-1a"), ("archive", "clips")))
+START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+def outcome(video: Video, number: int, state: str, reason: str | None) -> dict:
+    return dict.fromkeys(VIDEOS.names) | {
+        "video_id": video.video_id,
+        "uri": video.uri,
+        "version": video.version,
+        "status": state,
+        "reason": reason,
+        "size": 1,
+        "frames": 0 if state == "failed" else 100 + number,
+        "frames_with_face": 0,
+        "tracks": 0,
+        "attempts": 1,
+        "wall_s": 1.0,
+        "run_id": f"run-{number}",
+        "code_version": "0",
+        "finished_at": START + timedelta(minutes=number),
+    }
+
+
+@pytest.fixture(params=["local", "s3"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path, make_rows, put_part) -> Lake:
+    """Five videos planned in units of two; two units are done."""
+    url = str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url")
+    lake = Lake(url)
+    videos = [Video(f"/clips/{n}.mp4", "1-1", 10) for n in range(5)]
+    listing = pa.RecordBatch.from_pylist(
+        [{"video_id": v.video_id, "uri": v.uri, "version": v.version, "size": v.size} for v in videos], schema=LISTING
+    )
+    plan = PlanLog(lake, SCORES)
+    plan.extend([listing], unit_videos=2)
+    states = iter([("ok", None), ("partial", "decode_error"), ("failed", "not_video"), ("failed", "not_video")])
+    number = 0
+    for unit in list(plan.units())[:2]:
+        rows = []
+        for video in unit.videos:
+            rows.append(outcome(video, number, *next(states)))
+            number += 1
+        put_part(lake, "scores", unit.id, make_rows("scores", 30))
+        put_part(lake, "videos", unit.id, pa.Table.from_pylist(rows, schema=VIDEOS))
+    put_part(lake, "labels", "u1", make_rows("labels", 12))
+    return lake
+
+
+def test_counts_are_those_of_plan_ledger_and_tables(lake: Lake) -> None:
+    found = status(lake)
+    assert found.labels == {"synth": 12}
+    (job,) = found.jobs
+    assert (job.table, job.config, job.archive) == ("scores", "m-1a", "clips")
+    assert (job.units_planned, job.units_done) == (3, 2)
+    assert (job.planned, job.ok, job.partial, job.failed, job.todo) == (5, 1, 1, 2, 1)
+    assert job.reasons == {"decode_error": 1, "not_video": 2}
+    assert (job.frames, job.rows) == (100 + 101, 60)
+    assert (job.last_run, job.finished_at) == ("run-3", START + timedelta(minutes=3))
+
+
+def test_text_says_what_is_left_and_why_videos_failed(lake: Lake) -> None:
+    text = "\n".join(as_text(status(lake)))
+    assert "2 of 3 done" in text
+    assert "5 planned: 1 ok, 1 partial, 2 failed, 1 to do" in text
+    assert "2 not_video" in text
+    assert "run-3, until 2026-03-04 05:09:07 UTC" in text
+
+
+def test_a_lake_in_which_nothing_is_committed_yet(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    PlanLog(lake, SCORES).extend(
+        [pa.RecordBatch.from_pylist([{"video_id": "0" * 32, "uri": "/a", "version": "1", "size": 1}], schema=LISTING)]
+    )
+    (job,) = status(lake).jobs
+    assert (job.planned, job.todo, job.rows, job.last_run) == (1, 1, 0, None)
+
+
+def test_no_lake_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no lake"):
+        status(Lake(str(tmp_path / "nowhere")))
+    assert not (tmp_path / "nowhere").exists()
