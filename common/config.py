@@ -34,7 +34,7 @@ def load(model: type[M], file: Path | None, overrides: Sequence[str], data: Mapp
     """Builds `model` from its defaults, then `file` (YAML), then `data` (options of the command), then `overrides`.
 
     An override is `key=value`; dots in the key lead into sections and the value is read as YAML, so `train.lr=1e-4`,
-    `tasks=[va, au]`. Raises `UsageError` that names the key, where it stands and the nearest known key.
+    `tasks=[va, au]`. Raises `UsageError` that names the wrong key, its place and the most similar known key.
     """
     lines: dict[tuple[str, ...], int] = {}
     values: dict[str, Any] = {}
@@ -63,14 +63,14 @@ def load(model: type[M], file: Path | None, overrides: Sequence[str], data: Mapp
 
 
 def digest(value: BaseModel | Mapping[str, Any]) -> str:
-    """First 12 hex digits of the SHA-256 of the canonical JSON: the same for the same values in any order of keys."""
+    """First 12 hex digits of the SHA-256 of the canonical JSON. The order of keys does not matter."""
     plain = to_jsonable_python(value)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str, ...], str]:
-    """The key that a validation error is about, and a sentence about it; unknown keys come before wrong values."""
+    """The key that a validation error is about, and a sentence about it. Unknown keys come before wrong values."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     path = tuple(str(step) for step in first["loc"])
@@ -91,7 +91,7 @@ def _sentence(problem: ErrorDetails, path: tuple[str, ...], model: type[BaseMode
 
 
 def _nearest(path: tuple[str, ...], model: type[BaseModel]) -> str | None:
-    """The known key that looks most like an unknown one, anywhere in the model; among equals, that of its section."""
+    """The known key of the whole model that is most similar to an unknown one; its own section comes first."""
     *section, name = path
     known = {key.rsplit(".", 1)[-1]: key for key in _keys(model)}
     known |= {field: ".".join([*section, field]) for place in _sections(model, section) for field in place.model_fields}
@@ -100,7 +100,7 @@ def _nearest(path: tuple[str, ...], model: type[BaseModel]) -> str | None:
 
 
 def _sections(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
-    """The models that may stand at `path`; steps that are not fields (list positions, union tags) are passed over."""
+    """The models that may stand at `path`. Steps that are no fields (list positions, union tags) are skipped."""
     places = [model]
     for step in path:
         below = [part for place in places if step in place.model_fields for part in _parts(place, step)]
@@ -167,7 +167,7 @@ def _lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, section by section; everything that is no section is replaced whole."""
+    """`below` updated by `above`, section by section. A value that is no section is replaced whole."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping):

@@ -11,7 +11,10 @@ from common.errors import AccessDenied, AlreadyExists, NotFound, StoreError
 
 @contextmanager
 def speaking(action: str, path: str) -> Iterator[None]:
-    """Turns an error of the operating system into a sentence."""
+    """Turns an error of the operating system in the block into a `StoreError` with a sentence.
+
+    `action`: what is done to `path`: write, read, list...
+    """
     try:
         yield
     except FileExistsError:

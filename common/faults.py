@@ -16,7 +16,7 @@ class InjectedFault(RuntimeError):
 
 
 def fault(name: str, detail: str = "") -> None:
-    """Fails here if `MIEN_FAULT` names this point and its part of the detail (a key, a URI) occurs in `detail`."""
+    """Fails here if `MIEN_FAULT` names this point and the text behind `~` occurs in `detail` (a key or a URI)."""
     for item in os.environ.get("MIEN_FAULT", "").split(","):
         where, _, action = item.rpartition(":")
         wanted, _, part = where.partition("~")
@@ -28,7 +28,7 @@ def _fail(action: str, where: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
-        del os.environ["MIEN_FAULT"]  # once: who resumes the process wants it to go on
+        del os.environ["MIEN_FAULT"]  # once: when the process is resumed, it goes on
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "hang":
         while True:

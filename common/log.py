@@ -1,6 +1,6 @@
-"""Structured logs on stderr: for people on a terminal, JSON lines elsewhere, and no secret in either.
+"""Structured logs on stderr: text on a terminal, JSON lines elsewhere, secrets removed from both.
 
-Every logger, our own and the libraries', ends in one handler on the root logger; libraries are heard from warnings on.
+One handler on the root logger writes all logs, our own and those of libraries; of libraries, warnings and errors.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _SECRET_TEXTS = [
         r"\1" + HIDDEN,
     ),
 ]
-_MIN_SECRET = 8  # a shorter value of the environment would hide innocent words
+_MIN_SECRET = 8  # a shorter value would also match ordinary words
 
 
 def redact(value: Any) -> Any:
-    """`value` without secrets, inside mappings and sequences too; any other object becomes its redacted text."""
+    """`value` with its secrets replaced, also inside mappings and sequences. Other objects become redacted text."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
@@ -68,8 +68,8 @@ def _environment_secrets() -> list[str]:
 
 
 def _is_secret(value: str) -> bool:
-    # Such a variable may hold the path of a file with the secret, or a switch; those are no secrets. A secret may look
-    # like a path: one of AWS may begin with a slash.
+    # Such a variable may also hold a switch, or the path of a file that holds the secret: these are not secrets. But a
+    # secret may look like a path: a secret key of AWS may begin with a slash.
     path = value.startswith("/") and os.path.exists(value)
     return len(value) >= _MIN_SECRET and not path and not value.isdigit()
 
@@ -95,7 +95,7 @@ _SHARED: list[Processor] = [
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the time, above a progress bar if there is one."""
+    """Writes to the current `sys.stderr`, above the progress bar if there is one."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -144,7 +144,7 @@ def configure(json: bool | None = None) -> None:
 
 
 def adopt(*names: str) -> None:
-    """Takes over the loggers of libraries that install handlers of their own; call it after importing them."""
+    """Removes the handlers that these libraries installed: ours writes their logs. Call it after importing them."""
     for name in names:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):

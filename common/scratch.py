@@ -1,4 +1,4 @@
-"""Places for temporary files: one for a process, which goes even if the process was killed, and folders in it."""
+"""Temporary files: one folder per process, which is removed even if the process was killed, and folders in it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _LOCK = "lock"
 
 
 def claim() -> Path:
-    """Makes a new folder this process's place for temporary files, and removes those of processes that are gone.
+    """Makes the folder for this process's temporary files, and removes the folders of processes that have ended.
 
-    Whether an owner lives is told by its lock, not by its process id: containers may share a disk but not their ids.
+    A lock tells whether the owner of a folder still runs. A process id would not: containers may share a disk, but each
+    has its own process ids.
     """
     root = Path(tempfile.gettempdir())
     for other in root.glob(f"{_PREFIX}*"):
@@ -34,13 +35,13 @@ def claim() -> Path:
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """A new folder that goes when its block ends. Raises `StoreError` where none can be made."""
+    """A new folder that is removed when its block ends. Raises `StoreError` if it cannot be made."""
     with speaking("write", tempfile.tempdir or "temporary files"):
         return tempfile.TemporaryDirectory(prefix="mien-", ignore_cleanup_errors=True)
 
 
 def _lock(path: Path) -> bool:
-    """Locks a new file until the process ends; False if another process has taken it for abandoned meanwhile."""
+    """Locks a new file until the process ends. False if another process removed it first, as if it were abandoned."""
     try:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -56,7 +57,7 @@ def _remove_if_abandoned(folder: Path) -> None:
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return  # another user's, or just being made
+        return  # it belongs to another user, or is just being made
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

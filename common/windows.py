@@ -1,4 +1,4 @@
-"""Where the windows of a temporal model lie: one arithmetic for training, evaluation and scoring.
+"""Where the windows of a temporal model lie. Training, evaluation and scoring all use these functions.
 
 A face track has features at the times of its frames. A temporal model wants windows of `window` features at the frame
 rate it was trained at. So a track's features are laid on a grid (point k at t0 + k / fps, t0 the track's first time),
@@ -7,7 +7,7 @@ windows are cut from the grid, overlapping predictions are averaged, and predict
 The papers write "[n/s]+1 segments", which leaves the last one empty where the stride divides n; here there are
 k = max(1, ceil((n - w) / s) + 1), the last one padded and masked, so no frame is dropped and none is alone.
 
-Pure functions over arrays; they hold a whole track. `score.sequences` does the same for a track that never ends.
+Pure functions over arrays that hold a whole track. `score.sequences` does the same for a track that arrives in pieces.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# In grid steps. Containers that count in milliseconds are off by up to 0.015 steps at 30 fps; without this, the frames
-# of a 60 fps file, every other one half-way between two points of a 30 fps grid, would fall to either side by chance.
+# In grid steps. Times in milliseconds are wrong by up to 0.015 steps at 30 fps. On a 30 fps grid, every other frame of a
+# 60 fps file lies half-way between two points: without the tolerance, rounding errors would choose its point.
 TOLERANCE = 0.02
 
 Floats = NDArray[np.float64]
@@ -27,14 +27,14 @@ Bools = NDArray[np.bool_]
 def breaks(times: NDArray, window: int, fps: float) -> Bools:
     """Whether a new sequence begins between one frame of a track and the next; bool [m - 1] for times [m], in seconds.
 
-    No window reaches across its own length without the face, so each has a point that is not masked. That also keeps
-    a broken time stamp (a jump of hours) from laying out millions of grid points that hold nothing.
+    A gap as long as a window ends the sequence. So every window has at least one point that is not masked, and a broken
+    time stamp (a jump of hours) does not make millions of empty grid points.
     """
     return np.diff(times) * fps > window - 1
 
 
 def positions(times: NDArray, origin: float, fps: float) -> Floats:
-    """Each time's place on the grid, in steps from `origin`; [m] -> [m], never decreasing.
+    """The place of each time on the grid, in steps from `origin`: [m] -> [m], never decreasing.
 
     A place within `TOLERANCE` of a grid point is that point. A time before its predecessor's counts as equal to it.
     """
@@ -44,7 +44,7 @@ def positions(times: NDArray, origin: float, fps: float) -> Floats:
 
 
 def points(places: Floats) -> Ints:
-    """The grid point that takes each frame: k takes the places in (k - 1/2, k + 1/2]; [m] -> [m]."""
+    """The grid point of each frame: point k takes the places in (k - 1/2, k + 1/2]; [m] -> [m]."""
     return np.maximum(np.ceil(places - 0.5 - TOLERANCE), 0).astype(np.int64)
 
 
@@ -69,7 +69,7 @@ def starts(n: int, window: int, stride: int) -> Ints:
 def cut(features: NDArray, valid: Bools, window: int, stride: int) -> tuple[NDArray[np.float32], Bools]:
     """The windows over one grid: [n, D] and [n] -> float32 [k, window, D] and valid bool [k, window].
 
-    What is not valid, and what lies past the end, is zero.
+    Features that are not valid, and those past the end, are zero.
     """
     n, width = features.shape
     first = starts(n, window, stride)
@@ -98,12 +98,12 @@ def average(predictions: NDArray, n: int, stride: int) -> Floats:
 def at_frames(predictions: NDArray, valid: Bools, places: Floats) -> Floats:
     """From the grid back to the frames, linear between the two neighbouring points: [n, K], [n], [m] -> float64 [m, K].
 
-    A neighbour that is masked, or past the end, has no say; a frame's own point is always one of the two.
+    A neighbour that is masked or past the end is left out; a frame's own point is always one of the two.
     """
     lower = np.minimum(np.floor(places).astype(np.int64), len(predictions) - 1)
     upper = np.minimum(lower + 1, len(predictions) - 1)
     share = np.clip(places - lower, 0, 1)
     share = np.where(valid[upper], np.where(valid[lower], share, 1.0), 0.0)[:, None]
-    low = np.where(share < 1, predictions[lower], 0.0)  # what has no say may be anything, also NaN
+    low = np.where(share < 1, predictions[lower], 0.0)  # a neighbour that is left out may hold anything, also NaN
     high = np.where(share > 0, predictions[upper], 0.0)
     return np.where(share == 1, high, low + share * np.where(share > 0, high - low, 0.0))

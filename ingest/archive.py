@@ -1,8 +1,8 @@
-"""What a user names on the command line, listed: a file, a folder, a glob, s3://bucket/prefix, or a list of URIs.
+"""Lists the videos that a user names: a file, a folder, a glob, s3://bucket/prefix, or a list of URIs.
 
-Everything streams, in record batches of the plan's `LISTING` schema, so an archive of a million videos stays cheap.
-What a list or a path names and cannot be had is listed all the same, under a version that says why: it becomes a
-failed video with a reason, not a gap.
+Rows are streamed in record batches of the plan's `LISTING` schema, so an archive of a million videos needs little
+memory. A named file that is missing or cannot be read is listed too, with a version that says why: it becomes a failed
+video with a reason, and is not left out.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def listing(sources: Sequence[str], settings: StoreSettings | None = None) -> Iterator[pa.RecordBatch]:
-    """The videos that `sources` name, schema `LISTING`, in batches of at most 10,000 rows without doubles in a batch.
+    """The videos that `sources` name: batches of at most 10,000 rows (schema `LISTING`), no URI twice in a batch.
 
-    Folders and prefixes are searched recursively and every file counts, so that no video is left out for its name; what
-    is none fails as `not_video`. Hidden files (a name that begins with a dot) are left out. UsageError: a source does
-    not exist or holds no file.
+    Folders and prefixes are searched recursively. Every file counts, whatever its extension, so that no video is missed
+    because of its name; a file that is no video fails later as `not_video`. Hidden files (the name begins with a dot)
+    are left out. Raises UsageError if a source does not exist or holds no file.
     """
     if not sources:
         raise UsageError("no videos given: name a file, a folder, a glob, an s3:// prefix or a list of URIs")
     settings = settings or StoreSettings.from_env()
-    # The first row of every source is looked at before anything is planned.
+    # Reads the first row of every source now, so that a wrong source is refused before anything is planned.
     rows = [_not_empty(source, _rows(source, settings)) for source in sources]
     return _batches(itertools.chain.from_iterable(rows))
 
@@ -88,7 +88,7 @@ def _batches(rows: Iterator[_Row]) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(source: str, settings: StoreSettings) -> Iterator[_Row]:
-    """The source's videos. UsageError at the first `next` where it is wrong."""
+    """The source's videos. A wrong source raises UsageError at the first `next`."""
     if source.startswith("s3://"):
         return _s3(source, settings)
     return _local(canonical_uri(source), settings)
@@ -114,7 +114,7 @@ def _local(path: str, settings: StoreSettings) -> Iterator[_Row]:
 
 
 def _walk(folder: str) -> Iterator[_Row]:
-    """Sorted, one folder in memory at a time; links to folders are not followed, they could lead in circles."""
+    """The files below a folder, sorted. Holds one folder in memory. Links to folders may form a loop: not followed."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -125,7 +125,7 @@ def _walk(folder: str) -> Iterator[_Row]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path)
-        elif not os.path.isdir(entry.path):  # `entry.is_dir` raises where a link leads in circles
+        elif not os.path.isdir(entry.path):  # `entry.is_dir` raises on a link that leads to itself
             yield _stat(entry.path)
 
 
@@ -140,7 +140,7 @@ def _glob(pattern: str) -> Iterator[_Row]:
 def _stat(path: str) -> _Row:
     try:
         path.encode()
-    except UnicodeEncodeError:  # no URI can name it, and a table shows it with the bytes spelt out
+    except UnicodeEncodeError:  # such a name fits in no URI: the table shows its bytes as \\xNN
         return os.fsencode(path).decode("utf-8", "backslashreplace"), NOT_UTF8, 0
     try:
         found = os.stat(path)
@@ -193,12 +193,12 @@ def _listed(source: str, file: BinaryIO, settings: StoreSettings) -> Iterator[_R
     entries = (_entry_uri(folder, entry) for entry in read(source, file))
     with ThreadPoolExecutor(16) as pool:
         while chunk := list(itertools.islice(entries, BATCH_ROWS)):
-            remote = any(uri.startswith("s3://") for uri in chunk)  # worth a thread each
+            remote = any(uri.startswith("s3://") for uri in chunk)  # each costs a request: ask with threads
             yield from (pool.map if remote else map)(lambda uri: _stat_any(uri, settings), chunk)
 
 
 def _entry_uri(folder: str, entry: str) -> str:
-    """The canonical URI of an entry; what is neither a path nor in S3 counts as a name beside the list, and is none."""
+    """The canonical URI of an entry. Anything else than a path or s3:// is a file name beside the list."""
     if _IN_BUCKET.match(entry):
         return entry
     if folder.startswith("s3://") and not entry.startswith(("/", "~")):

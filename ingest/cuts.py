@@ -1,4 +1,4 @@
-"""Where one shot ends and the next begins, from thumbnails: enough to keep tracks from running across a cut."""
+"""Finds cuts by comparing thumbnails of neighbouring frames, so that no track runs across a cut."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 
 SIDE = 32  # of the thumbnail
 BINS = 16  # of a colour channel's histogram
-# Both measures jump at a cut; a fast pan moves only the first, a light switched on mostly the second.
+# A cut raises both measures. A fast pan raises only the first; a light that is switched on, mostly the second.
 MOVED = 35.0  # mean difference of the thumbnails, in grey levels
 RECOLOURED = 0.2  # share of the thumbnail whose colour class changed
 
 
 class CutFinder:
-    """Fed a video's frames in order, says of each whether a new shot begins with it. Holds one thumbnail."""
+    """Takes a video's frames in order and tells for each whether a new shot begins with it. Holds one thumbnail."""
 
     def __init__(self) -> None:
         self._last: tuple[NDArray, NDArray] | None = None
 
     def __call__(self, rgb: NDArray[np.uint8]) -> bool:
-        """rgb: uint8 [H, W, 3]. The first frame begins no new shot."""
+        """rgb: uint8 [H, W, 3]. False for the first frame of a video."""
         thumbnail = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         classes = thumbnail.reshape(-1, 3) // (256 // BINS) + BINS * np.arange(3)
         histogram = np.bincount(classes.ravel(), minlength=3 * BINS)

@@ -16,7 +16,7 @@ from common.store.base import StoreSettings
 from common.store.store import Store
 from common.store.uris import split_uri
 
-RESERVE_BYTES = 256 << 20  # left free on the scratch disk for what else is written there
+RESERVE_BYTES = 256 << 20  # kept free on the scratch disk for other files
 BEAT_S = 5.0
 _REFUSED = {
     MISSING: ("missing", "it was listed, but no file is there; lists hold paths and s3:// URIs"),
@@ -29,9 +29,9 @@ Beat = Callable[[int], None]
 
 
 class Fetcher:
-    """Videos as local files, one in use at a time; the next one's download runs while the present one is in use.
+    """Gives videos as local files, one at a time, and downloads the next one while the current one is in use.
 
-    A local file is opened in place. No more than two scratch copies are on the disk, and never two on their way to it.
+    A local file is opened in place. At most two scratch copies are on the disk, and one download runs at a time.
     """
 
     def __init__(self, scratch: Path, settings: StoreSettings | None = None) -> None:
@@ -42,8 +42,10 @@ class Fetcher:
         self._ahead: _Download | None = None
 
     def begin(self, video: Video) -> None:
-        """Names the video that comes after the present one: its download begins once the present one is there. May be
-        called before the present one is asked for, or while it is in use; the last call counts."""
+        """Names the next video. Its download begins as soon as the current video is there.
+
+        May be called before the current video is asked for, or while it is in use; the last call counts.
+        """
         self._next = video
         if self._in_use:
             self._begin_next()
@@ -67,7 +69,7 @@ class Fetcher:
                 self._in_use = False
 
     def close(self) -> None:
-        """Waits for a download that nobody asked for, and removes it."""
+        """Waits for the prefetch, if there is one, and removes its file."""
         if self._ahead is not None:
             self._ahead.remove()
             self._ahead = None
@@ -78,7 +80,8 @@ class Fetcher:
             self._next = None
         download = self._taken(video) or _Download(video, self._scratch, self._settings)
         if download.wait(beat) is not None:
-            self.close()  # for want of room, perhaps, which the copy in use or the one ahead took
+            # The prefetched file may have filled the disk: remove it and try once more.
+            self.close()
             download = _Download(video, self._scratch, self._settings)
             if error := download.wait(beat):
                 raise error
@@ -88,7 +91,7 @@ class Fetcher:
             download.remove()
 
     def _taken(self, video: Video) -> _Download | None:
-        """The download ahead, if it is of `video`; one of a video that is passed over is removed."""
+        """The prefetch, if it is of `video`. A prefetch of a video that was skipped is removed."""
         ahead = self._ahead
         if ahead is not None and ahead.video == video:
             self._ahead = None
@@ -106,12 +109,12 @@ class Fetcher:
 
 
 class _Download:
-    """An object on its way to a scratch file, in a thread."""
+    """The download of an object to a scratch file, in a thread."""
 
     def __init__(self, video: Video, scratch: Path, settings: StoreSettings | None) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.video = video
-        self.path = scratch / f"video-{uuid.uuid4().hex}"  # never made from a key, which may hold anything
+        self.path = scratch / f"video-{uuid.uuid4().hex}"  # not made from the key, which may hold any character
         self._settings = settings
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="download", daemon=True)
@@ -120,11 +123,11 @@ class _Download:
     def _run(self) -> None:
         try:
             _download(self.video, self.path, self._settings)
-        except Exception as error:  # raised where the video is asked for
+        except Exception as error:  # `fetch` raises it, when the video is asked for
             self._error = error
 
     def wait(self, beat: Beat) -> Exception | None:
-        """Waits for its end, with a `beat(0)` whenever more of it has come; returns what went wrong."""
+        """Waits for the end, calls `beat(0)` whenever the file has grown, and returns the error, if there was one."""
         before = 0
         while self._thread.is_alive():
             self._thread.join(BEAT_S)

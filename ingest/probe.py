@@ -1,7 +1,7 @@
-"""What a file is by its first bytes, before any decoder sees it.
+"""Tells the container of a file from its first bytes, before any decoder opens it.
 
-FFmpeg tells formats by their content and would follow a playlist named clip.mp4 to local files or URLs
-(CVE-2016-1897), so only known video containers pass, and the decoder is told which demuxer to use: MP4, MOV and 3GP;
+FFmpeg recognises formats by content and would follow a playlist named clip.mp4 to local files or URLs (CVE-2016-1897).
+So only known video containers pass, and the decoder is told which demuxer to use: MP4, MOV and 3GP;
 Matroska and WebM; AVI; FLV; ASF and WMV; Ogg; MPEG program and transport streams; bare MPEG-1 and MPEG-2 video.
 """
 
@@ -55,7 +55,7 @@ def container_of(fd: int) -> str:
 
 
 def stated_bytes(fd: int, container: str) -> int:
-    """How long the file must be by what its head says of its main part; 0 where it says nothing.
+    """The length in bytes that the file's head states for the whole file; 0 if it states none.
 
     Matroska and WebM: the segment's size (RFC 8794, RFC 9559); ASF: the data object's (ASF specification, 5.1).
     """

@@ -1,4 +1,4 @@
-"""Which faces are too poor for their scores to be trusted: the one place that decides `face_status`."""
+"""Decides `face_status`: which faces are too poor for their scores to be trusted. No other module decides it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK, LOW_QUALITY = "ok", "low_quality"
 
 
 class QualityOptions(Config):
-    """A face is `low_quality` if any of these is missed, or if its landmarks are no face's."""
+    """A face is `low_quality` if it misses one of these limits, or if its landmarks do not have the shape of a face."""
 
     min_eye_distance: float = Field(12.0, ge=0, description="between the eyes, in pixels")
     min_score: float = Field(0.9, ge=0, le=1, description="of the detector")
@@ -25,7 +25,7 @@ def status(
 ) -> NDArray[np.str_]:
     """str [K], OK or LOW_QUALITY, of faces in a picture of (height, width) square pixels.
 
-    Both kinds are tracked, cropped and scored alike; the status tells a reader of the tables how far to trust a row.
+    Faces of both kinds are tracked, cropped and scored; the status tells a reader of the tables how far to trust a row.
     """
     eyes = np.linalg.norm(faces.landmarks[:, 1] - faces.landmarks[:, 0], axis=-1)
     edge = np.array(picture[::-1], np.float64)

@@ -1,4 +1,4 @@
-"""Tracks: which face of a frame is which of the frames before. Online, from boxes alone."""
+"""Tracks: links each face to the same face in earlier frames. Works online and from boxes alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from common.config import Config
 from ingest.detect.detector import Faces
 
 NO_TRACK = -1
-MAX_TRACKS = 256  # alive at once; beyond them the one unseen for longest is given up
+MAX_TRACKS = 256  # alive at once; if there are more, the track that was lost first ends
 
 
 class TrackerOptions(Config):
-    """When a face goes on with a track, and when it begins one."""
+    """When a face continues a track, and when it begins one."""
 
     max_gap_s: float = Field(1.0, ge=0, description="longest time that a track waits for a face it lost")
     new_score: float = Field(
@@ -36,12 +36,12 @@ class _Track:
 
 
 class Tracker:
-    """Gives the faces of a video's frames, told in order, their track ids: 0, 1, 2... by first appearance.
+    """Gives track ids (0, 1, 2... by first appearance) to the faces of a video's frames, which come in order.
 
-    Faces and tracks are paired so that their closeness is largest in all (Hungarian method): overlap (intersection over
-    union) plus nearness of the centres, for pairs within the bounds of the options. A track that was in the frame
-    before always may go on, whatever the time between the two; one that was lost, for `max_gap_s` and with a face that
-    the others leave: somebody who walks by does not become who was seen there. A cut ends all.
+    Faces are paired with tracks so that the sum of their closeness is largest (Hungarian method). Closeness is overlap
+    (intersection over union) plus nearness of the centres; pairs outside the bounds of the options are excluded. Tracks
+    that were in the previous frame choose first, however long ago that was. A lost track may take a face that is left
+    over, for up to `max_gap_s`: so a passer-by does not take the id of the person that he hides. A cut ends all tracks.
     """
 
     def __init__(self, options: TrackerOptions) -> None:
@@ -51,7 +51,7 @@ class Tracker:
         self._updates = 0
 
     def update(self, frame_index: int, time_s: float, faces: Faces, *, cut: bool = False) -> NDArray[np.int32]:
-        """int32 [K]: the track of each face; NO_TRACK for one that goes on with none and is too unsure to begin one."""
+        """int32 [K]: the track of each face; NO_TRACK if it continues none and its score is too low to begin one."""
         self._updates += 1
         waiting = self.options.max_gap_s
         self._tracks = [
@@ -83,7 +83,7 @@ class Tracker:
 
 
 def closeness(a: NDArray, b: NDArray, max_shift: float, max_growth: float) -> NDArray[np.float64]:
-    """Boxes [K, 4] and [T, 4] -> [K, T] in [0, 2]: overlap plus nearness; 0 where they cannot be one face."""
+    """Boxes [K, 4] and [T, 4] -> [K, T] in [0, 2]: overlap plus nearness; 0 where they cannot be the same face."""
     a, b = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
     size_a, size_b = (np.sqrt(np.prod(each[..., 2:] - each[..., :2], axis=-1)) for each in (a, b))
     shift = np.linalg.norm((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2, axis=-1)

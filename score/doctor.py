@@ -1,4 +1,4 @@
-"""Whether this machine and a store are fit for the work: the answer of `mien doctor`."""
+"""Checks whether this machine and a store can do the work: the answer of `mien doctor`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import psutil
 from common.errors import MienError, PreconditionFailed, StoreError
 from common.store.store import Store
 
-# Distribution and module; they are loaded in another process, which a broken library may take down.
+# Distribution -> module. They are imported in another process, because a broken library may crash it.
 PACKAGES = {
     "av": "av",
     "decord": "decord",
@@ -49,7 +49,7 @@ _GPU = (
     "    p = torch.cuda.get_device_properties(i)\n"
     "    print(f'{p.name}, {p.total_memory / 2**30:.0f} GiB, bfloat16', p.major >= 8 and 'yes' or 'no')"
 )
-# Runs the steps of its argument and writes a line of JSON for each: name, what was printed, what went wrong.
+# The program of that process: runs the steps of its argument and writes [name, output, error] as JSON for each.
 _STEPS = """
 import contextlib, io, json, os, sys
 out = os.fdopen(os.dup(1), "w")
@@ -67,7 +67,7 @@ for name, code in json.loads(sys.argv[1]).items():
 
 @dataclass(frozen=True)
 class Check:
-    """`detail` is what was found and, where the state is not ok, what to do."""
+    """`detail` says what was found and, if the state is not ok, what to do."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -75,7 +75,7 @@ class Check:
 
 
 def examine(lake: str | None = None) -> Iterator[Check]:
-    """All checks, as they are made; with a lake also that its store keeps the promises the commit protocol needs."""
+    """All checks, one after the other; with a lake also whether its store does what the commit protocol needs."""
     yield _python()
     yield from _loaded()
     yield from _machine()
@@ -90,7 +90,7 @@ def _python() -> Check:
 
 
 def _loaded() -> Iterator[Check]:
-    """Packages, and last the GPU, which torch is asked for."""
+    """The packages, and last the GPU, as torch sees it."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -111,11 +111,12 @@ def _loaded() -> Iterator[Check]:
 def _run(steps: Mapping[str, str]) -> Iterator[tuple[str, str, str | None]]:
     """(name, what it printed, what went wrong) of each step of Python code, in a process beside this one.
 
-    One process for all of them, as many load the same libraries; another if a step kills it or takes `STEP_S`.
+    One process runs all steps, as many import the same libraries. If a step kills it or takes `STEP_S`, another process
+    goes on with the next step.
     """
     left = dict(steps)
     while left:
-        # Isolated: a module of the same name in the current folder is not the one that is installed.
+        # -I: a module of that name in the current folder must not be taken for the installed one.
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", _STEPS, json.dumps(left)],
             stdin=subprocess.DEVNULL,

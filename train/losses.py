@@ -1,4 +1,4 @@
-"""The losses, over annotated frames only, in float32; 0, with a gradient of 0, where no frame is annotated."""
+"""The losses, in float32 and over annotated frames only. Without an annotated frame, loss and gradient are 0."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ NOT_ANNOTATED = -1
 def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """Sum over the columns of 1 - CCC; predictions and labels float [..., K], labels NaN where not annotated.
 
-    CCC = 2 cov / (var_x + var_y + (mean_x - mean_y)^2) over all annotated frames of the batch (Lin 1989), means
-    everywhere: the ABAW papers print the covariance without its 1/N, which cannot be meant.
+    CCC = 2 cov / (var_x + var_y + (mean_x - mean_y)^2) over all annotated frames of the batch (Lin 1989). Covariance
+    and variances are means: the ABAW papers print the covariance without its 1/N, which must be a slip.
     """
     known = ~labels.isnan()
     count = known.sum(dim=tuple(range(labels.ndim - 1))).clamp(min=1)

@@ -1,7 +1,7 @@
 """The metrics of the ABAW protocol, and what chance would reach. NumPy only.
 
-Everything is over the annotated frames of all videos pooled, one figure per dimension or class; none is averaged over
-videos. Labels that are not annotated (NaN, or -1 where integer) never count.
+Each metric pools the annotated frames of all videos; none is a mean over videos. Frames without a label (NaN, or -1 for
+integers) never count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ccc(predictions: ArrayLike, labels: ArrayLike) -> float:
         return float("nan")
     dx, dy = x - x.mean(), y - y.mean()
     spread = dx @ dx + dy @ dy + len(x) * (x.mean() - y.mean()) ** 2
-    # A constant's mean is rounded, so its spread is that of rounding, not 0.
+    # The mean of a constant series is rounded, so its spread is not exactly 0.
     varies = spread > np.finfo(np.float64).eps * (x @ x + y @ y)
     return float(2 * (dx @ dy) / spread) if varies else float("nan")
 
@@ -37,7 +37,7 @@ def ccc(predictions: ArrayLike, labels: ArrayLike) -> float:
 def expression_f1(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Macro-F1 over the fixed 8 classes; class numbers [N], labels -1 where not annotated.
 
-    A class that is neither predicted nor there counts as 0, so that figures of different folds compare.
+    A class that is neither predicted nor present counts as 0, so that folds can be compared.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     known = labels >= 0
@@ -62,7 +62,7 @@ def action_unit_f1(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Chance:
-    """What needs no face: expected values for large N. A constant or random series has a CCC of 0."""
+    """What a guess without looking at any face reaches: expected values for large N. The CCC of a constant is 0."""
 
     ccc: float
     expression_f1_majority: float
