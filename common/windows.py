@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# In grid steps. Times in milliseconds are wrong by up to 0.015 steps at 30 fps. On a 30 fps grid, every other frame of a
-# 60 fps file lies half-way between two points: without the tolerance, rounding errors would choose its point.
+# In grid steps. Times in milliseconds are wrong by up to 0.015 steps at 30 fps. On a 30 fps grid, every other frame of
+# a 60 fps file lies half-way between two points: without the tolerance, rounding errors would choose its point.
 TOLERANCE = 0.02
 
 Floats = NDArray[np.float64]
