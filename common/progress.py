@@ -77,20 +77,20 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, videos: int = 0, frames: int = 0, failed: int = 0, cost: int = 0) -> None:
-        """Adds to what is done: `videos` finished, `failed` of them in vain, `cost` in units of `total_cost`."""
+    def update(self, done: int = 0, frames: int = 0, failed: int = 0, cost: int = 0) -> None:
+        """Adds what was done since: `done` of the total, of which `failed` failed, and `cost` of the total cost."""
         with self._lock:
-            self._done += videos
+            self._done += done
             self._frames += frames
             self._failed += failed
             self._cost += cost
 
-    def skip(self, videos: int = 0, cost: int = 0) -> None:
-        """Adds what was done before: it counts as done, and tells nothing of how long the rest will take."""
+    def skip(self, done: int = 0, cost: int = 0) -> None:
+        """Adds what an earlier run has done: it counts as done, but not for the rate and the ETA."""
         with self._lock:
-            self._done += videos
+            self._done += done
             self._cost += cost
-            self._skipped += cost if self._total_cost else videos
+            self._skipped += cost if self._total_cost else done
 
     def state(self) -> State:
         with self._lock:

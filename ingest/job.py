@@ -11,7 +11,7 @@ from pydantic import Field
 
 from common import config
 from common.cli import JobOptions
-from common.commit.committer import Job
+from common.commit.committer import Destination
 from common.commit.units import Video
 from common.lake import schema
 from common.lake.layout import Lake, Partition
@@ -57,11 +57,11 @@ class _Processor:
         return stream.account()
 
 
-def make_job(lake: Lake, archive_name: str, config_: IngestConfig) -> Job:
+def destination(lake: Lake, archive_name: str, config_: IngestConfig) -> Destination:
     """The tables that ingesting `archive_name` with this configuration writes."""
     described = {"faces": config_.faces.identity()} | config_.model_dump(mode="json", exclude={"faces"})
     digest = f"i-{config.digest(described)}"
-    return Job(
+    return Destination(
         lake=lake,
         data=Partition("faces", (("ingest", digest), ("archive", archive_name))),
         videos=Partition("videos", (("job", f"ingest-{digest}"), ("archive", archive_name))),
@@ -76,7 +76,7 @@ def run(
 ) -> runner.Summary:
     """Ingests what `sources` list; raises `MienError`."""
     return runner.run(
-        make_job(lake, archive_name, config_),
+        destination(lake, archive_name, config_),
         archive.listing(sources, StoreSettings.from_env()),
         FacesProcessor(config_),
         options,

@@ -68,8 +68,8 @@ def score(
     name = check_archive_name(options.archive or archive.default_name(sources))
     ingested = ingested_.find(lake, name, ingest, opened.manifest.crop) if from_faces else None
     listing = archive.listing(sources) if sources or ingested is None else ingested.listing()
-    work = job.make_job(lake, name, opened, settings, ingested)
-    return runner.tell(job.run(work, listing, job.ScoreProcessor(where, settings, ingested), options), options)
+    destination = job.destination(lake, name, opened, settings, ingested)
+    return runner.tell(job.run(destination, listing, job.ScoreProcessor(where, settings, ingested), options), options)
 
 
 @click.command()

@@ -13,7 +13,7 @@ from pydantic import Field
 from common import config
 from common.bundle import Bundle, BundleManifest
 from common.cli import JobOptions
-from common.commit.committer import Job
+from common.commit.committer import Destination
 from common.commit.units import Video
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES
@@ -93,7 +93,9 @@ def _beating(stream: Stream, beat: Callable[[int], None]) -> Iterator[FaceBatch]
         beat(len(batch))
 
 
-def make_job(lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig, ingested: Ingested | None) -> Job:
+def destination(
+    lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig, ingested: Ingested | None
+) -> Destination:
     """The tables that scoring `archive_name` with this bundle and configuration writes."""
     manifest = bundle.manifest
     described = {
@@ -103,9 +105,11 @@ def make_job(lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig
     }
     model = f"{manifest.name}-{manifest.id}-{config.digest(described)}"
     data = Partition("scores", (("model", model), ("archive", archive_name)))
-    return Job(lake=lake, data=data, videos=data.videos, schema=SCORES, config=described)
+    return Destination(lake=lake, data=data, videos=data.videos, schema=SCORES, config=described)
 
 
-def run(job: Job, listing: Iterable[pa.RecordBatch], processor: ScoreProcessor, options: JobOptions) -> runner.Summary:
+def run(
+    destination: Destination, listing: Iterable[pa.RecordBatch], processor: ScoreProcessor, options: JobOptions
+) -> runner.Summary:
     """Scores what is listed; raises `MienError`."""
-    return runner.run(job, listing, processor, options)
+    return runner.run(destination, listing, processor, options)

@@ -108,7 +108,7 @@ def fit(
             loss = engine({key: value.to(session.device) for key, value in batch_at(step).items()})
             engine.backward(loss)
             engine.step()
-            progress.update(videos=1, frames=frames)
+            progress.update(done=1, frames=frames)
             if step % every == 0 or step == stage.steps - 1:
                 value = float(loss.detach())
                 if not math.isfinite(value):

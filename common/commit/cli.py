@@ -14,7 +14,7 @@ def reconcile(lake: str, json: bool) -> int:
     It may run beside jobs, and changes no row. What only a person can mend is named, and the exit status is 1.
     """
     from common.cli import emit_json
-    from common.commit.committer import Committer, Job
+    from common.commit.committer import Committer, Destination
     from common.errors import NotFound, UsageError
     from common.lake.layout import Lake
 
@@ -25,11 +25,11 @@ def reconcile(lake: str, json: bool) -> int:
     problems: list[str] = []
     for partition in (partition for table in ("faces", "scores") for partition in found.partitions(table)):
         try:
-            job = Job.of(found, partition)
+            destination = Destination.of(found, partition)
         except NotFound:
             problems.append(f"{found.config_key(partition)} is gone: restore it from a copy, or run the job again")
             continue
-        done = Committer(job).reconcile()
+        done = Committer(destination).reconcile()
         summary["units"] += done.units
         summary["mended"] += len(done.mended)
         summary["cleaned"] += len(done.cleaned)

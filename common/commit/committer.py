@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from common.commit.plan import PlanLog
 from common.commit.publish import Overtaken, Publisher, Unstaged
 from common.commit.record import LedgerRecord, Outcome, record_of
-from common.commit.staging import Job, Staging, Strike, VideoWriter, staged_name
+from common.commit.staging import Destination, Staging, Strike, VideoWriter, staged_name
 from common.commit.units import Unit, Units, Video
 from common.errors import AlreadyExists, CommitConflict, MienError, StoreError, UsageError
 from common.faults import fault
 
-__all__ = ["Committer", "Job", "LedgerRecord", "Outcome", "Reconciled", "Staging", "Strike", "VideoWriter"]
+__all__ = ["Committer", "Destination", "LedgerRecord", "Outcome", "Reconciled", "Staging", "Strike", "VideoWriter"]
 
 REQUESTS = 16  # small objects that are read at once
 RESTORE = "restore it from a copy, or remove every object named after the unit and run the job again"
@@ -42,26 +42,27 @@ class Reconciled:
 
 
 class Committer:
-    """Commits the units of one job. `commit` may run in several threads at once."""
+    """Commits the units of one destination. `commit` may run in several threads at once."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.plan = PlanLog(job.lake, job.data)
-        self._lake = job.lake
-        self._store = job.lake.store
-        self._staging = Staging(job)
-        self._publisher = Publisher(job)
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.plan = PlanLog(destination.lake, destination.data)
+        self._lake = destination.lake
+        self._store = destination.lake.store
+        self._staging = Staging(destination)
+        self._publisher = Publisher(destination)
 
     def record_config(self) -> None:
         """Puts the partition's configuration beside it. Raises `UsageError` if rows of another one are in there."""
-        key = self._lake.config_key(self.job.data)
-        config = json.dumps(self.job.config, sort_keys=True, indent=1)
+        key = self._lake.config_key(self.destination.data)
+        config = json.dumps(self.destination.config, sort_keys=True, indent=1)
         try:
             self._store.create(key, config.encode())
         except AlreadyExists:
             if json.loads(self._store.read(key)) != json.loads(config):
                 raise UsageError(
-                    f"{self.job.data} holds rows of another configuration, see {key}: choose another lake or archive"
+                    f"{self.destination.data} holds rows of another configuration, see {key}: "
+                    "choose another lake or archive"
                 ) from None
 
     def record_run(self, run_id: str, summary: dict[str, Any]) -> None:
@@ -79,12 +80,12 @@ class Committer:
 
     def begun(self) -> set[str]:
         """The ids of units of which something is staged."""
-        prefix = self._lake.staging_prefix(self.job.data)
+        prefix = self._lake.staging_prefix(self.destination.data)
         return {entry.key[len(prefix) :].partition("/")[0] for entry in self._store.list(prefix)}
 
     def staged(self, unit: Unit) -> dict[str, Outcome]:
         """video_id -> outcome of the unit's videos that are finished and not committed."""
-        prefix = self._lake.staging_prefix(self.job.data, unit.id)
+        prefix = self._lake.staging_prefix(self.destination.data, unit.id)
         present = {entry.key for entry in self._store.list(prefix) if entry.key.endswith("/outcome.json")}
         videos = [video for video in unit.videos if f"{prefix}{staged_name(video)}/outcome.json" in present]
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -121,14 +122,17 @@ class Committer:
 
         Safe beside jobs that run. Raises `StoreError`; what is wrong with a unit is among the `problems`.
         """
-        folder = f"{self.job.data}/"
+        folder = f"{self.destination.data}/"
         named = (_PART_NAME.fullmatch(entry.key, len(folder)) for entry in self._store.list(folder))
         units = sorted(self._done().union(match[1] for match in named if match))
         with ThreadPoolExecutor(REQUESTS) as pool:
             found = dict(zip(units, pool.map(self._mend, units), strict=True))
         left = {
             entry.key[len(prefix) :].partition("/")[0]
-            for prefix in (self._lake.staging_prefix(self.job.data), self._lake.strikes_prefix(self.job.data))
+            for prefix in (
+                self._lake.staging_prefix(self.destination.data),
+                self._lake.strikes_prefix(self.destination.data),
+            )
             for entry in self._store.list(prefix)
         }
         return Reconciled(
@@ -149,7 +153,7 @@ class Committer:
                 if recorded is not None:
                     key = self._publisher.part_key(unit.id, 0)
                     raise CommitConflict(f"the ledger records {key}, which is gone: {RESTORE}")
-                return record_of(unit.id, str(self.job.data), self._outcomes(unit.videos, unit))
+                return record_of(unit.id, str(self.destination.data), self._outcomes(unit.videos, unit))
             known = current.revisions
             newer = [video for video in unit.videos if video.revision > known.get(video.video_id, -1)]
             return current.revised(self._outcomes(newer, unit)) if newer else current
@@ -197,8 +201,8 @@ class Committer:
         """Removes what is staged of the recorded videos, but nothing of one that was planned again since."""
         known = record.revisions
         prefixes = (
-            self._lake.staging_prefix(self.job.data, record.unit),
-            self._lake.strikes_prefix(self.job.data, record.unit),
+            self._lake.staging_prefix(self.destination.data, record.unit),
+            self._lake.strikes_prefix(self.destination.data, record.unit),
         )
         removed = False
         for prefix, point in zip(prefixes, ("clean.before", "clean.strikes"), strict=True):
@@ -220,7 +224,7 @@ class Committer:
         return plan.units(self._done(), recorded)
 
     def _done(self) -> set[str]:
-        prefix = self._lake.ledger_prefix(self.job.data)
+        prefix = self._lake.ledger_prefix(self.destination.data)
         names = (entry.key[len(prefix) :] for entry in self._store.list(prefix))
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 

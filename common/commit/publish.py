@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from common import scratch
 from common.commit.record import LedgerRecord, Outcome
-from common.commit.staging import Job, Staging
+from common.commit.staging import Destination, Staging
 from common.commit.units import Video
 from common.disk import speaking
 from common.errors import AlreadyExists, CommitConflict, MienError, NotFound, PreconditionFailed
@@ -40,13 +40,13 @@ class Unstaged(Exception):
 
 
 class Publisher:
-    """Makes and rewrites the objects of units of one job. Thread-safe."""
+    """Makes and rewrites the objects of units of one destination. Thread-safe."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._lake = job.lake
-        self._store = job.lake.store
-        self._staging = Staging(job)
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self._lake = destination.lake
+        self._store = destination.lake.store
+        self._staging = Staging(destination)
 
     def lead(self, unit: str, goal: Callable[[LedgerRecord | None], LedgerRecord]) -> LedgerRecord:
         """Brings part 0 to `goal(what it says now)` and returns that. Raises `Unstaged`, `CommitConflict`."""
@@ -61,22 +61,23 @@ class Publisher:
         for n in range(1, record.parts):
             key = self.part_key(record.unit, n)
             put |= self._bring("part", key, lambda _: record, self.footer, partial(self._build_part, n))[1]
-        videos = self._lake.part_key(self.job.videos, record.unit)
+        videos = self._lake.part_key(self.destination.videos, record.unit)
         put |= self._bring("videos", videos, lambda _: record, self.footer, self._build_videos)[1]
-        ledger = self._lake.ledger_key(self.job.data, record.unit)
+        ledger = self._lake.ledger_key(self.destination.data, record.unit)
         return self._bring("ledger", ledger, lambda _: record, self._read_record, self._build_record)[1] or put
 
     def state(self, unit: str) -> tuple[Entry | None, Entry | None]:
         """Part 0 and the ledger record as they stand: whatever a twin commits changes one of them."""
-        return self._store.stat(self.part_key(unit, 0)), self._store.stat(self._lake.ledger_key(self.job.data, unit))
+        ledger = self._lake.ledger_key(self.destination.data, unit)
+        return self._store.stat(self.part_key(unit, 0)), self._store.stat(ledger)
 
     def recorded(self, unit: str) -> LedgerRecord | None:
         """The unit's ledger record."""
-        held = self._read_record(self._lake.ledger_key(self.job.data, unit))
+        held = self._read_record(self._lake.ledger_key(self.destination.data, unit))
         return held[0] if held else None
 
     def part_key(self, unit: str, n: int) -> str:
-        return self._lake.part_key(self.job.data, unit, None if self.job.frames_per_part is None else n)
+        return self._lake.part_key(self.destination.data, unit, None if self.destination.frames_per_part is None else n)
 
     def _bring(
         self,
@@ -121,9 +122,9 @@ class Publisher:
         replaced = {outcome.video_id for outcome in staged}
         path = folder / "part.parquet"
         footer = self._describe(record) | {"mien.part": str(n)}
-        if self.job.frames_per_part is not None:
-            footer["mien.frames"] = f"{n * self.job.frames_per_part}-{(n + 1) * self.job.frames_per_part}"
-        with PartWriter(path, self.job.schema, footer) as writer:
+        if (step := self.destination.frames_per_part) is not None:
+            footer["mien.frames"] = f"{n * step}-{(n + 1) * step}"
+        with PartWriter(path, self.destination.schema, footer) as writer:
             waiting = [outcome for outcome in reversed(staged) if n in outcome.pieces]
             if current:
                 old = folder / "current.parquet"
@@ -133,7 +134,7 @@ class Publisher:
                         self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
                     if video_id not in replaced:
                         # An older part may lack columns that were added since; they are NULL.
-                        empty = self.job.schema.empty_table()
+                        empty = self.destination.schema.empty_table()
                         writer.write(pa.concat_tables([empty, table], promote_options="default"))
             while waiting:
                 self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
@@ -141,7 +142,7 @@ class Publisher:
         # Of a video in several pieces, the worker has counted the frames.
         frames = {o.video_id: o.row["frames"] for o in record.videos if o.pieces.keys() == {n}}
         with _fit(key):
-            check_part(path, self.job.schema, rows, frames)
+            check_part(path, self.destination.schema, rows, frames)
         return path
 
     def _copy_piece(self, unit: str, outcome: Outcome, n: int, folder: Path, writer: PartWriter) -> None:

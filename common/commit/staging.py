@@ -31,7 +31,7 @@ from common.lake.schema import TABLES
 
 
 @dataclass(frozen=True)
-class Job:
+class Destination:
     """Rows of one configuration for one archive: where they and their outcomes go, and what made them.
 
     `frames_per_part`: part n of a unit holds the frames [n, n + 1) times this of each of its videos; None: one part.
@@ -45,8 +45,8 @@ class Job:
     frames_per_part: int | None = None
 
     @classmethod
-    def of(cls, lake: Lake, data: Partition) -> Job:
-        """The job that `data` is of, by the record of its configuration. Raises `NotFound` without one."""
+    def of(cls, lake: Lake, data: Partition) -> Destination:
+        """The destination whose rows are `data`, by the record of its configuration. Raises `NotFound` without one."""
         config = json.loads(lake.store.read(lake.config_key(data)))
         return cls(lake, data, data.videos, TABLES[data.table], config, config.get("frames_per_part"))
 
@@ -70,9 +70,9 @@ def staged_name(video: Video) -> str:
 class Staging:
     """Picklable. Its videos carry their unit and revision, as the plan gives them."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._store = job.lake.store
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self._store = destination.lake.store
 
     def outcome(self, video: Video) -> Outcome | None:
         """How the video was finished, by whichever attempt was first."""
@@ -127,10 +127,10 @@ class Staging:
         return f"{self._folder(video)}outcome.json"
 
     def _folder(self, video: Video) -> str:
-        return f"{self.job.lake.staging_prefix(self.job.data, _unit(video))}{staged_name(video)}/"
+        return f"{self.destination.lake.staging_prefix(self.destination.data, _unit(video))}{staged_name(video)}/"
 
     def _strikes(self, video: Video) -> str:
-        return f"{self.job.lake.strikes_prefix(self.job.data, _unit(video))}{staged_name(video)}/"
+        return f"{self.destination.lake.strikes_prefix(self.destination.data, _unit(video))}{staged_name(video)}/"
 
 
 class VideoWriter:
@@ -141,7 +141,7 @@ class VideoWriter:
 
     def __init__(self, staging: Staging, video: Video, attempt_id: str) -> None:
         self._staging, self._video, self._attempt = staging, video, attempt_id
-        self._job = staging.job
+        self._destination = staging.destination
         self._pieces: dict[int, int] = {}
         self._frames = 0
         self._piece: tuple[int, Path, PartWriter] | None = None
@@ -158,12 +158,12 @@ class VideoWriter:
         self._scratch.cleanup()
 
     def write(self, table: pa.Table) -> None:
-        """Rows of the job's schema, sorted by (frame_index, track_id) within and between calls."""
+        """Rows of the destination's schema, sorted by (frame_index, track_id) within and between calls."""
         for n, rows in self._cut(table):
             if self._piece is None or self._piece[0] != n:
                 self._put_piece()
                 path = Path(self._scratch.name) / f"{n:05d}.parquet"
-                self._piece = (n, path, PartWriter(path, self._job.schema, {}, STAGED_ROW_GROUP_BYTES))
+                self._piece = (n, path, PartWriter(path, self._destination.schema, {}, STAGED_ROW_GROUP_BYTES))
             self._piece[2].write(rows)
 
     def finish(self, row: dict[str, Any]) -> Outcome:
@@ -175,7 +175,7 @@ class VideoWriter:
         return self._staging.publish(self._video, Outcome.of(row, self._video.revision, self._attempt, self._pieces))
 
     def _cut(self, table: pa.Table) -> list[tuple[int, pa.Table]]:
-        step = self._job.frames_per_part
+        step = self._destination.frames_per_part
         if step is None or not len(table):
             return [(0, table)] if len(table) else []
         numbers = table["frame_index"].to_numpy() // step
@@ -191,14 +191,14 @@ class VideoWriter:
             writer.close()
             if n <= max(self._pieces, default=-1):
                 raise ValueError(f"rows of video {video} are out of order")
-            self._frames += check_part(path, self._job.schema, {video: writer.rows}, {})[video]
+            self._frames += check_part(path, self._destination.schema, {video: writer.rows}, {})[video]
         if frames not in (None, self._frames):
             raise ValueError(f"video {video} has {self._frames} frames with rows, {frames} were promised")
         if piece is None:
             return
         key = self._staging.piece_key(self._video, self._attempt, n)
         fault("piece.before", key)
-        self._job.lake.store.create(key, path)
+        self._destination.lake.store.create(key, path)
         fault("piece.after", key)
         path.unlink()
         self._pieces[n] = writer.rows

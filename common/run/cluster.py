@@ -1,4 +1,4 @@
-"""The Ray session, and a pool of workers that takes bundles of videos: all of mien's Ray is in this module.
+"""The Ray session, and a pool of workers that takes parcels of videos: all of mien's Ray is in this module.
 
 Ray puts the driver's working directory first on its workers' path, where a stranger's `train.py` would shadow ours.
 So a session starts from an empty folder, and every worker checks that its packages are the driver's.
@@ -28,17 +28,17 @@ from common.errors import MienError
 from common.run.watchdog import BUILDING, IDLE, Beats, Monitor, Watchdog
 
 PACKAGES = ("common", "ingest", "train", "score")
-OBJECT_STORE_BYTES = 200 * 2**20  # only bundles and outcomes cross it, never frames
+OBJECT_STORE_BYTES = 200 * 2**20  # only parcels and outcomes cross it, never frames
 POLL_S = 0.5
 KNOCK_S = 10.0
 HEAR_S = 10.0
 END_S = 5.0
 
 
-class BundleWorker(Protocol):
-    """What runs in an actor: one call a bundle; `beat(where, frames)` reports progress and costs next to nothing."""
+class ParcelWorker(Protocol):
+    """What runs in an actor: one call a parcel; `beat(where, frames)` reports progress and costs next to nothing."""
 
-    def __call__(self, bundle: Any, beat: Callable[[str, int], None]) -> Any: ...
+    def __call__(self, parcel: Any, beat: Callable[[str, int], None]) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -147,19 +147,19 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Actor:
-    """A Ray Data actor around a `BundleWorker`, which its first call builds: an error there is told as any other."""
+    """A Ray Data actor around a `ParcelWorker`, which its first call builds: an error there is told as any other."""
 
     BEAT_S = 1.0
 
-    def __init__(self, factory: Callable[[], BundleWorker], monitor: Any, expected: dict[str, str]) -> None:
+    def __init__(self, factory: Callable[[], ParcelWorker], monitor: Any, expected: dict[str, str]) -> None:
         self.factory, self.monitor, self.expected = factory, monitor, expected
         self.name = f"{os.uname().nodename}:{os.getpid()}"
         self.frames = 0
         self.where, self.last = "", 0.0
-        self.worker: BundleWorker | None = None
+        self.worker: ParcelWorker | None = None
         self.beat(BUILDING, 0)
 
-    def _build(self) -> BundleWorker:
+    def _build(self) -> ParcelWorker:
         found = installation()
         if found != self.expected:
             raise MienError(
@@ -176,11 +176,11 @@ class _Actor:
             self.monitor.beat.remote(self.name, where, self.frames)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        (bundle,) = batch["item"]
+        (parcel,) = batch["item"]
         try:
             if self.worker is None:
                 self.worker = self._build()
-            result, error = self.worker(bundle, self.beat), None
+            result, error = self.worker(parcel, self.beat), None
         except Exception as raised:
             # Ray would hand the driver a text with tracebacks in it; the sentence travels as data.
             result, error = None, self._told(raised)
@@ -207,24 +207,24 @@ def living_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def map_bundles(
-    bundles: Sequence[Any],
-    factory: Callable[[], BundleWorker],
+def map_parcels(
+    parcels: Sequence[Any],
+    factory: Callable[[], ParcelWorker],
     pool: Pool,
     on_frames: Callable[[int], None] = lambda frames: None,
 ) -> Generator[Any, None, None]:
-    """Yields what `factory()` makes of each bundle, as they finish; call it inside a `session`.
+    """Yields what `factory()` makes of each parcel, as they finish; call it inside a `session`.
 
-    A worker that dies is started again and its bundle given to it once more, without end: whoever writes the worker
+    A worker that dies is started again and its parcel given to it once more, without end: whoever writes the worker
     counts attempts. Closing the generator stops the workers. Raises what `Watchdog.look` does, and the worker's own
     `MienError`.
     """
     import ray
 
-    if not bundles:
+    if not parcels:
         return
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    workers = min(pool.workers or max(1, int(cpus // pool.cpus)), len(bundles))
+    workers = min(pool.workers or max(1, int(cpus // pool.cpus)), len(parcels))
     if workers * pool.cpus > cpus and not os.environ.get("RAY_ADDRESS"):
         raise MienError(
             f"{workers} workers need {workers * pool.cpus:g} CPUs and this machine has {cpus}: "
@@ -235,7 +235,7 @@ def map_bundles(
 
     def pump() -> None:
         try:
-            for row in _dataset(bundles, factory, pool, workers, monitor).iter_rows():
+            for row in _dataset(parcels, factory, pool, workers, monitor).iter_rows():
                 results.put(row)
             results.put(None)
         except BaseException as error:
@@ -295,7 +295,7 @@ def _end(pumping: threading.Thread) -> None:
 
 
 def _dataset(
-    bundles: Sequence[Any], factory: Callable[[], BundleWorker], pool: Pool, workers: int, monitor: Any
+    parcels: Sequence[Any], factory: Callable[[], ParcelWorker], pool: Pool, workers: int, monitor: Any
 ) -> Any:
     import ray.data
 
@@ -303,8 +303,8 @@ def _dataset(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs, with a traceback, what it also raises
-    # One bundle a block and one block in flight an actor: otherwise two long bundles queue behind one another.
-    return ray.data.from_items(list(bundles), override_num_blocks=len(bundles)).map_batches(
+    # One parcel a block and one block in flight an actor: otherwise two long parcels queue behind one another.
+    return ray.data.from_items(list(parcels), override_num_blocks=len(parcels)).map_batches(
         _Actor,
         fn_constructor_args=(factory, monitor, installation()),
         batch_size=1,

@@ -21,15 +21,15 @@ import pyarrow.compute as pc
 
 from common import log, scratch
 from common.cli import JobOptions, emit_json
-from common.commit.committer import Committer, Job, LedgerRecord
+from common.commit.committer import Committer, Destination, LedgerRecord
 from common.commit.units import Unit, Units, Video
 from common.errors import MienError
 from common.progress import Progress
 from common.run import cluster
 from common.run.worker import Done, MakeProcessor, WorkerFactory
 
-BUNDLE_BYTES = 3_000_000  # about 30 s of a worker's time at 640x360
-BUNDLE_VIDEOS = 64
+PARCEL_BYTES = 3_000_000  # about 30 s of a worker's time at 640x360
+PARCEL_VIDEOS = 64
 COMMITTERS = 2
 ROUND_VIDEOS = 20_000
 MAX_FAILURES_SHOWN = 100
@@ -67,21 +67,21 @@ class Summary:
         return {name: value for name, value in vars(self).items() if name != "failures"}
 
 
-def bundles(videos: Sequence[Video]) -> list[list[dict[str, Any]]]:
+def parcels(videos: Sequence[Video]) -> list[list[dict[str, Any]]]:
     """Longest first, so that no long video is left for the end; small ones together."""
     made: list[list[dict[str, Any]]] = []
     room = 0
     for video in sorted(videos, key=lambda video: (-video.size, video.video_id)):
-        if not made or video.size > room or len(made[-1]) >= BUNDLE_VIDEOS:
+        if not made or video.size > room or len(made[-1]) >= PARCEL_VIDEOS:
             made.append([])
-            room = max(BUNDLE_BYTES, video.size)
+            room = max(PARCEL_BYTES, video.size)
         made[-1].append({field.name: getattr(video, field.name) for field in fields(video)})
         room -= video.size
     return made
 
 
 def run(
-    job: Job,
+    destination: Destination,
     listing: Iterable[pa.RecordBatch],
     make_processor: MakeProcessor,
     options: JobOptions,
@@ -89,7 +89,7 @@ def run(
     """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""
     started = time.monotonic()
     run_id = f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    committer = Committer(job)
+    committer = Committer(destination)
     listed: list[pa.Array] = []
     put = not options.dry_run
     if put:
@@ -103,7 +103,9 @@ def run(
             print(*(video.uri for video in unit.videos), sep="\n")
     summary = Summary(planned=units.videos, skipped=_done_before(listed, committer, units))
     if units and not options.dry_run:
-        _do(committer, units, WorkerFactory(job, make_processor, run_id), cluster.Pool(options.workers), summary)
+        _do(
+            committer, units, WorkerFactory(destination, make_processor, run_id), cluster.Pool(options.workers), summary
+        )
     summary.wall_s = round(time.monotonic() - started, 3)
     summary.frames_per_s = round(summary.frames / summary.wall_s, 2) if summary.wall_s else 0.0
     if not options.dry_run:
@@ -209,13 +211,13 @@ def _do_round(round_: _Round, factory: WorkerFactory, pool: cluster.Pool, bar: P
     staged = [
         video for unit in round_.units.values() for video in unit.videos if video.video_id not in round_.left[unit.id]
     ]
-    bar.skip(videos=len(staged), cost=sum(video.size for video in staged))
-    work = bundles(round_.todo)
-    with closing(cluster.map_bundles(work, factory, pool, lambda frames: bar.update(frames=frames))) as results:
+    bar.skip(done=len(staged), cost=sum(video.size for video in staged))
+    work = parcels(round_.todo)
+    with closing(cluster.map_parcels(work, factory, pool, lambda frames: bar.update(frames=frames))) as results:
         for finished in results:
             for done in finished:
                 round_.finished(done)
-                bar.update(videos=1, failed=done.failed, cost=done.size)
+                bar.update(done=1, failed=done.failed, cost=done.size)
             round_.account(summary, wait=False)
     round_.account(summary, wait=True)
 

@@ -60,7 +60,7 @@ class Watchdog:
         self._since = clock()
 
     def finished(self) -> None:
-        """A bundle was finished: whatever died until now did not keep the job from going on."""
+        """A parcel was finished: whatever died until now did not keep the job from going on."""
         self._since = self._clock()
         self._forgiven |= self._building()
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 import common
 from common import log, scratch
-from common.commit.committer import Committer, Job, LedgerRecord, Outcome, Staging
+from common.commit.committer import Committer, Destination, LedgerRecord, Outcome, Staging
 from common.commit.units import Video
 from common.errors import MienError, VideoError
 from common.faults import fault
@@ -54,19 +54,19 @@ class Done(NamedTuple):
 
 
 class Worker:
-    """Runs in an actor: videos of a bundle one after the other, each staged before the next."""
+    """Runs in an actor: videos of a parcel one after the other, each staged before the next."""
 
-    def __init__(self, job: Job, make_processor: MakeProcessor, run_id: str) -> None:
+    def __init__(self, destination: Destination, make_processor: MakeProcessor, run_id: str) -> None:
         scratch.claim()
-        self.staging = Staging(job)
-        self.committer = Committer(job)
-        self.processor = make_processor(job.lake.store.settings)
+        self.staging = Staging(destination)
+        self.committer = Committer(destination)
+        self.processor = make_processor(destination.lake.store.settings)
         self.run_id = run_id
         self.log = log.get("worker")
 
-    def __call__(self, bundle: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[Done]:
-        """Of each of the bundle's videos, that it has an outcome."""
-        videos = [Video(**video) for video in bundle]
+    def __call__(self, parcel: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[Done]:
+        """Of each of the parcel's videos, that it has an outcome."""
+        videos = [Video(**video) for video in parcel]
         records = {unit: self.committer.recorded(unit) for unit in {video.unit for video in videos}}
         done = []
         for video, following in zip(videos, [*videos[1:], None], strict=True):
@@ -150,9 +150,9 @@ def _failed(reason: str, message: str) -> dict[str, Any]:
 class WorkerFactory:
     """Picklable: what an actor is built from."""
 
-    job: Job
+    destination: Destination
     make_processor: MakeProcessor
     run_id: str
 
     def __call__(self) -> Worker:
-        return Worker(self.job, self.make_processor, self.run_id)
+        return Worker(self.destination, self.make_processor, self.run_id)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.bundle import Crop
-from common.commit.committer import Committer, Job, LedgerRecord, Outcome
+from common.commit.committer import Committer, Destination, LedgerRecord, Outcome
 from common.commit.units import LISTING, Video
 from common.errors import NotFound, UsageError, VideoError
 from common.lake.layout import Lake, Partition
@@ -39,7 +39,7 @@ class Ingested:
 
     def committer(self) -> Committer:
         """Reads the plan and ledger of the faces; commits nothing."""
-        return Committer(Job.of(self.lake, self.partition))
+        return Committer(Destination.of(self.lake, self.partition))
 
     def listing(self) -> Iterator[pa.RecordBatch]:
         """Every ingested video that has frames, schema `LISTING`."""

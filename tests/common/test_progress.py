@@ -44,7 +44,7 @@ def test_updates_from_many_threads_all_count(lines: Any) -> None:
 
         def work() -> None:
             for _ in range(1_000):
-                progress.update(videos=1, frames=3, failed=1)
+                progress.update(done=1, frames=3, failed=1)
 
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
@@ -57,9 +57,9 @@ def test_updates_from_many_threads_all_count(lines: Any) -> None:
 
 def test_elsewhere_than_on_a_terminal_a_line_comes_every_interval_and_at_the_end(lines: Any) -> None:
     with Progress(total=4, unit="video", interval_s=0.1) as progress:
-        progress.update(videos=1, frames=100)
+        progress.update(done=1, frames=100)
         time.sleep(0.45)
-        progress.update(videos=3, frames=20, failed=1)
+        progress.update(done=3, frames=20, failed=1)
     written = lines()
     assert 2 <= len(written) <= 5  # a busy machine may skip a beat, never add one
     first, last = written[0], written[-1]
@@ -76,7 +76,7 @@ def test_elsewhere_than_on_a_terminal_a_line_comes_every_interval_and_at_the_end
 
 def test_nothing_is_said_before_the_interval_is_over(lines: Any) -> None:
     with Progress(total=2) as progress:
-        progress.update(videos=1)
+        progress.update(done=1)
         time.sleep(0.2)
         assert lines() == []
 
@@ -90,7 +90,7 @@ def test_no_eta_before_anything_is_finished(lines: Any) -> None:
 def test_the_eta_follows_cost_where_it_is_given(lines: Any) -> None:
     with Progress(total=2, total_cost=1_000) as progress:
         time.sleep(0.1)
-        progress.update(videos=1, cost=900)
+        progress.update(done=1, cost=900)
         state = progress.state()
     assert state.eta_s == pytest.approx(state.elapsed_s / 9)
 
@@ -98,10 +98,10 @@ def test_the_eta_follows_cost_where_it_is_given(lines: Any) -> None:
 @pytest.mark.parametrize("costs", [{}, {"total_cost": 1_000}])
 def test_what_was_done_before_counts_as_done_and_not_for_the_eta(lines: Any, costs: dict[str, int]) -> None:
     with Progress(total=10, **costs) as progress:
-        progress.skip(videos=6, cost=600)
+        progress.skip(done=6, cost=600)
         assert progress.state().eta_s is None
         time.sleep(0.1)
-        progress.update(videos=1, cost=100)
+        progress.update(done=1, cost=100)
         state = progress.state()
     assert state.done == 7
     assert state.eta_s == pytest.approx(state.elapsed_s * 3)
@@ -127,10 +127,10 @@ from common import log
 from common.progress import Progress
 log.configure()
 with Progress(total=4, unit="video", interval_s=0.05) as progress:
-    progress.update(videos=1, frames=100, failed=1)
+    progress.update(done=1, frames=100, failed=1)
     time.sleep(0.3)
     log.get("x").warning("a line in between")
-    progress.update(videos=3, frames=20)
+    progress.update(done=3, frames=20)
 """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))

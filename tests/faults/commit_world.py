@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.commit.committer import Committer, Job, LedgerRecord, Staging
+from common.commit.committer import Committer, Destination, LedgerRecord, Staging
 from common.commit.units import LISTING, Unit, Video, video_id
 from common.errors import CommitConflict, MienError  # noqa: F401
 from common.lake.layout import Lake, Partition
@@ -30,12 +30,12 @@ Archive = dict[str, str]  # uri -> version; versions that begin with "bad" canno
 UNIT_VIDEOS = 3
 
 
-def job(url: str, table: str = "scores") -> Job:
+def destination(url: str, table: str = "scores") -> Destination:
     """Scores in one part per unit, faces in parts of four frames."""
     key, schema, step = {"scores": ("model", SCORES, None), "faces": ("ingest", FACES, 4)}[table]
     data = Partition(table, ((key, "demo-1"), ("archive", "clips")))
     config = {"window": 300} | ({"frames_per_part": step} if step else {})
-    return Job(Lake(url), data, data.videos, schema, config, step)
+    return Destination(Lake(url), data, data.videos, schema, config, step)
 
 
 def listing(archive: Archive) -> Iterator[pa.RecordBatch]:
@@ -102,15 +102,15 @@ def process(staging: Staging, video: Video, heal: bool = False) -> None:
         staging.fail(video, videos_row(video))
         return
     with staging.writer(video, attempt) as writer:
-        rows = rows_of(video.uri, seen, staging.job.data.table)
+        rows = rows_of(video.uri, seen, staging.destination.data.table)
         writer.write(rows.slice(0, 2))
         writer.write(rows.slice(2))
         row = videos_row(Video(video.uri, seen, video.size, video.unit, video.revision))
         writer.finish(row | {"version": video.version})
 
 
-def stage(job: Job, unit: Unit, heal: bool = False) -> None:
-    staging = Staging(job)
+def stage(destination: Destination, unit: Unit, heal: bool = False) -> None:
+    staging = Staging(destination)
     for video in unit.videos:
         if staging.outcome(video) is None:
             process(staging, video, heal)
@@ -118,14 +118,14 @@ def stage(job: Job, unit: Unit, heal: bool = False) -> None:
 
 def run(url: str, table: str, archive: Archive, *, retry: bool = False, heal: bool = False) -> list[LedgerRecord]:
     """A whole job, in one process."""
-    committer = Committer(job(url, table))
+    committer = Committer(destination(url, table))
     committer.record_config()
     committer.plan.extend(listing(archive), unit_videos=UNIT_VIDEOS)
     if retry:
         committer.retry_failed()
     records = []
     for unit in committer.pending():
-        stage(committer.job, unit, heal)
+        stage(committer.destination, unit, heal)
         records.append(committer.commit(unit))
     return records
 
@@ -189,7 +189,7 @@ def audit(url: str, table: str, archive: Archive, *, staging: bool = True) -> No
     assert sorted((v["uri"], v["version"], v["frames"]) for v in videos) == sorted(
         (uri, version, frames_of(uri, version)) for uri, version in archive.items()
     )
-    this = job(url, table)
+    this = destination(url, table)
     store, lake = this.lake.store, this.lake
     keys = [entry.key for entry in store.list()]
     ledger = {key: LedgerRecord.from_json(store.read(key)) for key in keys if key.startswith("_ledger/")}

@@ -50,7 +50,7 @@ def crash_and_run_again(url: str, table: str, archive: dict[str, str], point: st
 def test_a_kill_during_a_first_run_changes_no_row(tmp_path: Path, table: str, point: str) -> None:
     lake = str(tmp_path / "lake")
     crash_and_run_again(lake, table, ARCHIVE, point)
-    world.Committer(world.job(lake, table)).reconcile()
+    world.Committer(world.destination(lake, table)).reconcile()
     world.audit(lake, table, ARCHIVE)
     assert world.run(lake, table, ARCHIVE) == []
 
@@ -60,7 +60,7 @@ def test_a_kill_while_changed_videos_are_replaced_changes_no_row(tmp_path: Path,
     lake = str(tmp_path / "lake")
     world.run(lake, table, ARCHIVE)
     crash_and_run_again(lake, table, CHANGED, point)
-    world.Committer(world.job(lake, table)).reconcile()
+    world.Committer(world.destination(lake, table)).reconcile()
     world.audit(lake, table, CHANGED)
     assert world.run(lake, table, CHANGED) == []
 
@@ -77,7 +77,7 @@ def test_a_kill_while_a_failure_is_tried_again_changes_no_row(tmp_path: Path, po
     healed = world.frames_of("/tapes/bad.mp4", "v1")
     assert len({frame for uri, frame, *_ in rows if uri == "/tapes/bad.mp4"}) == healed
     assert len(rows) == len(set(rows))
-    committer = world.Committer(world.job(lake, "scores"))
+    committer = world.Committer(world.destination(lake, "scores"))
     committer.reconcile()
     outcomes = [outcome for record in committer.records() for outcome in record.videos]
     assert [outcome.row["status"] for outcome in outcomes] == ["ok", "ok"]
@@ -94,7 +94,7 @@ def test_a_version_that_changes_between_a_crash_and_the_next_run_replaces_only_t
             continue
         assert world.run_in_child(lake, table, ARCHIVE, fault=f"{point}:kill") == -signal.SIGKILL
         world.run(lake, table, CHANGED)
-        world.Committer(world.job(lake, table)).reconcile()
+        world.Committer(world.destination(lake, table)).reconcile()
         world.audit(lake, table, CHANGED)
 
 
@@ -104,10 +104,12 @@ def test_one_video_at_most_is_done_again_after_a_kill(tmp_path: Path) -> None:
     last = max(archive, key=world.video_id)
     point = f"outcome.before~{world.video_id(last)}"
     assert world.run_in_child(lake, "scores", archive, fault=f"{point}:kill") == -signal.SIGKILL
-    job = world.job(lake)
-    (unit,) = world.Committer(job).pending()
-    assert world.Committer(job).staged(unit).keys() == {world.video_id(uri) for uri in archive} - {world.video_id(last)}
-    strikes = {video.uri: len(world.Staging(job).strikes(video)) for video in unit.videos}
+    destination = world.destination(lake)
+    (unit,) = world.Committer(destination).pending()
+    assert world.Committer(destination).staged(unit).keys() == {world.video_id(uri) for uri in archive} - {
+        world.video_id(last)
+    }
+    strikes = {video.uri: len(world.Staging(destination).strikes(video)) for video in unit.videos}
     assert strikes == dict.fromkeys(archive, 1)
     world.run(lake, "scores", archive)
     world.audit(lake, "scores", archive)
@@ -116,8 +118,8 @@ def test_one_video_at_most_is_done_again_after_a_kill(tmp_path: Path) -> None:
 def test_reconcile_rebuilds_a_lost_ledger_from_the_parts(tmp_path: Path) -> None:
     lake = str(tmp_path / "lake")
     world.run(lake, "faces", ARCHIVE)
-    committer = world.Committer(world.job(lake, "faces"))
-    store = committer.job.lake.store
+    committer = world.Committer(world.destination(lake, "faces"))
+    store = committer.destination.lake.store
     before = {entry.key: store.read(entry.key) for entry in store.list("_ledger/")}
     store.delete([*before, *(entry.key for entry in store.list("videos/"))])
     assert len(committer.reconcile().mended) == len(before)
@@ -131,8 +133,8 @@ def test_reconcile_names_a_unit_whose_part_is_gone_and_its_advice_restores_every
 ) -> None:
     lake = str(tmp_path / "lake")
     (first, _) = world.run(lake, table, ARCHIVE)
-    committer = world.Committer(world.job(lake, table))
-    store = committer.job.lake.store
+    committer = world.Committer(world.destination(lake, table))
+    store = committer.destination.lake.store
     store.delete(entry.key for entry in store.list() if entry.key.endswith(f"{first.unit}{part}.parquet"))
     (problem,) = committer.reconcile().problems
     assert first.unit in problem
@@ -146,8 +148,8 @@ def test_reconcile_names_a_part_that_was_restored_from_too_old_a_copy(tmp_path: 
     lake = str(tmp_path / "lake")
     archive = {"/tapes/1.mp4": "v1"}
     (record,) = world.run(lake, "scores", archive)
-    committer = world.Committer(world.job(lake))
-    part = Path(lake) / committer.job.lake.part_key(committer.job.data, record.unit)
+    committer = world.Committer(world.destination(lake))
+    part = Path(lake) / committer.destination.lake.part_key(committer.destination.data, record.unit)
     old = part.read_bytes()
     world.run(lake, "scores", {"/tapes/1.mp4": "v2"})
     part.write_bytes(old)
@@ -159,9 +161,9 @@ def test_reconcile_names_a_part_that_was_restored_from_too_old_a_copy(tmp_path: 
 def test_reconcile_passes_over_files_that_are_no_parts(tmp_path: Path) -> None:
     lake = str(tmp_path / "lake")
     world.run(lake, "scores", ARCHIVE)
-    committer = world.Committer(world.job(lake))
-    for stray in (f"{committer.job.data}/_SUCCESS", f"_ledger/{committer.job.data}/.DS_Store"):
-        committer.job.lake.store.create(stray, b"x")
+    committer = world.Committer(world.destination(lake))
+    for stray in (f"{committer.destination.data}/_SUCCESS", f"_ledger/{committer.destination.data}/.DS_Store"):
+        committer.destination.lake.store.create(stray, b"x")
     found = committer.reconcile()
     assert (found.units, found.mended, found.problems) == (2, (), ())
 
@@ -171,11 +173,11 @@ def test_a_full_disk_during_a_commit_is_one_sentence_and_changes_no_row(
     tmp_path: Path, table: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lake = str(tmp_path / "lake")
-    committer = world.Committer(world.job(lake, table))
+    committer = world.Committer(world.destination(lake, table))
     committer.plan.extend(world.listing(ARCHIVE), unit_videos=3)
     unit = committer.pending()[0]
-    world.stage(committer.job, unit)
-    before = sorted(entry.key for entry in committer.job.lake.store.list())
+    world.stage(committer.destination, unit)
+    before = sorted(entry.key for entry in committer.destination.lake.store.list())
 
     def commit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -185,7 +187,7 @@ def test_a_full_disk_during_a_commit_is_one_sentence_and_changes_no_row(
     said = capfd.readouterr().err
     assert said.startswith("StoreError: cannot write")
     assert "full, make room" in said
-    assert sorted(entry.key for entry in committer.job.lake.store.list()) == before
+    assert sorted(entry.key for entry in committer.destination.lake.store.list()) == before
     world.run(lake, table, ARCHIVE)
     world.audit(lake, table, ARCHIVE)
 
@@ -210,5 +212,5 @@ def test_a_kill_during_a_run_on_s3_changes_no_row(s3_url: str, tmp_path: Path, t
         killed = subprocess.run(command, env=os.environ | {"MIEN_FAULT": f"{fault}:kill"}, check=False)
         assert killed.returncode == -signal.SIGKILL
         world.run(s3_url, table, videos)
-        world.Committer(world.job(s3_url, table)).reconcile()
+        world.Committer(world.destination(s3_url, table)).reconcile()
         world.audit(s3_url, table, videos)

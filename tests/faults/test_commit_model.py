@@ -74,7 +74,7 @@ class Lake(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
-        world.Committer(world.job(self.url, "faces")).reconcile()
+        world.Committer(world.destination(self.url, "faces")).reconcile()
 
     @invariant()
     def no_row_is_doubled_and_each_is_of_a_version_that_was_listed(self) -> None:
@@ -87,9 +87,9 @@ class Lake(RuleBasedStateMachine):
     @precondition(lambda self: not self.crashed)
     @rule()
     def audit(self) -> None:
-        world.Committer(world.job(self.url, "faces")).reconcile()
+        world.Committer(world.destination(self.url, "faces")).reconcile()
         world.audit(self.url, "faces", self.committed)
-        records = world.Committer(world.job(self.url, "faces")).records()
+        records = world.Committer(world.destination(self.url, "faces")).records()
         failed = {o.row["uri"] for record in records for o in record.videos if o.row["status"] == "failed"}
         assert failed == {uri for uri, version in self.committed.items() if version.startswith("bad")}
 

@@ -54,7 +54,7 @@ def processes() -> Iterator[list[int]]:
 
 
 def everything(url: str) -> dict[str, bytes]:
-    store = world.job(url).lake.store
+    store = world.destination(url).lake.store
     return {entry.key: store.read(entry.key) for entry in store.list() if not entry.key.startswith(("_sta", "_str"))}
 
 
@@ -73,7 +73,7 @@ def test_a_run_that_wakes_after_the_archive_grew_and_changed_takes_nothing_back(
     before = everything(lake)
     assert world.resume(zombie) == 0
     assert everything(lake) == before
-    world.Committer(world.job(lake, table)).reconcile()
+    world.Committer(world.destination(lake, table)).reconcile()
     world.audit(lake, table, CHANGED)
 
 
@@ -92,7 +92,7 @@ def test_a_revision_that_wakes_after_a_later_one_takes_nothing_back(
     before = everything(lake)
     assert world.resume(zombie) == 0
     assert everything(lake) == before
-    world.Committer(world.job(lake, "faces")).reconcile()
+    world.Committer(world.destination(lake, "faces")).reconcile()
     world.audit(lake, "faces", latest)
 
 
@@ -102,12 +102,12 @@ def test_cleaning_up_late_spares_what_is_staged_of_a_later_revision(tmp_path: Pa
     zombie = world.start(world.run, lake, "scores", archive, fault="clean.before:stop")
     processes.append(zombie)
     world.wait_until_stopped(zombie)
-    job = world.job(lake)
-    committer = world.Committer(job)
+    destination = world.destination(lake)
+    committer = world.Committer(destination)
     changed = {"/tapes/1.mp4": "v2"}
     committer.plan.extend(world.listing(changed))
     (unit,) = committer.pending()
-    world.stage(job, unit)
+    world.stage(destination, unit)
     assert world.resume(zombie) == 0
     committer.commit(unit)
     world.audit(lake, "scores", changed)
@@ -123,26 +123,26 @@ def test_runs_at_once_over_different_listings_of_a_growing_archive_double_nothin
         lake = str(tmp_path / f"lake-{attempt}")
         archive = {f"/tapes/{n}.mp4": "v1" for n in range(24)}
         run_many(lake, [dict(list(archive.items())[: 6 * n]) for n in range(1, 5)])
-        plan = world.Committer(world.job(lake)).plan
+        plan = world.Committer(world.destination(lake)).plan
         plan.load()
         planned = [video.uri for unit in plan.units() for video in unit.videos]
         assert sorted(planned) == sorted(archive)
-        world.Committer(world.job(lake)).reconcile()
+        world.Committer(world.destination(lake)).reconcile()
         world.audit(lake, "scores", archive)
 
 
 def test_committers_racing_for_one_unit_publish_it_once(tmp_path: Path) -> None:
     lake = str(tmp_path / "lake")
-    job = world.job(lake, "faces")
-    committer = world.Committer(job)
+    destination = world.destination(lake, "faces")
+    committer = world.Committer(destination)
     committer.plan.extend(world.listing(ARCHIVE), unit_videos=100)
     (unit,) = committer.pending()
-    world.stage(job, unit)
+    world.stage(destination, unit)
     gate = time.monotonic() + 0.3
 
     def commit() -> None:
         time.sleep(max(0, gate - time.monotonic()))
-        world.Committer(job).commit(unit)
+        world.Committer(destination).commit(unit)
 
     pids = [world.start(commit) for _ in range(6)]
     assert [world.wait(pid) for pid in pids] == [0] * 6
@@ -153,15 +153,15 @@ def test_a_twin_that_commits_between_look_and_copy_is_no_reason_to_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = str(tmp_path / "lake")
-    job = world.job(lake)
+    destination = world.destination(lake)
     changed = {"/tapes/1.mp4": "v1", "/tapes/2.mp4": "v2"}
-    twin, committer = world.Committer(job), world.Committer(job)
+    twin, committer = world.Committer(destination), world.Committer(destination)
     twin.plan.extend(world.listing(changed | {"/tapes/2.mp4": "v1"}))
     (before,) = twin.pending()
     committer.plan.extend(world.listing(changed))
     (unit,) = committer.pending()
     for staged in (before, unit):
-        world.stage(job, staged)
+        world.stage(destination, staged)
     copy = Publisher._copy_piece
 
     def commit_first(*arguments: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_part_that_cannot_be_read_is_not_taken_for_somebody_elses(
 ) -> None:
     lake = str(tmp_path / "lake")
     (record,) = world.run(lake, "scores", {"/tapes/1.mp4": "v1"})
-    publisher = Publisher(world.job(lake))
+    publisher = Publisher(world.destination(lake))
     key = publisher.part_key(record.unit, 0)
     if trouble == "a read error":
 
@@ -202,17 +202,17 @@ def test_revisions_racing_each_other_end_as_the_latest_plan_says(
     where: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     lake = str(tmp_path / "lake") if where == "local" else request.getfixturevalue("s3_url")
-    job = world.job(lake, "scores")
+    destination = world.destination(lake, "scores")
     world.run(lake, "scores", ARCHIVE)
     archive = dict(ARCHIVE)
     views: list[tuple[Any, Any]] = []
     for n in range(4):
         archive[f"/tapes/{n}.mp4"] = f"v{n + 2}"
-        committer = world.Committer(job)
+        committer = world.Committer(destination)
         committer.plan.extend(world.listing(archive))
         units = list(committer.pending())
         for unit in units:
-            world.stage(job, unit)
+            world.stage(destination, unit)
         views.append((committer, units))
 
     def commit_all(view: tuple[Any, Any]) -> None:
@@ -231,12 +231,12 @@ def test_revisions_racing_each_other_end_as_the_latest_plan_says(
 
 
 def test_two_workers_that_finish_one_video_leave_the_first_outcome(tmp_path: Path) -> None:
-    job = world.job(str(tmp_path / "lake"))
-    committer = world.Committer(job)
+    destination = world.destination(str(tmp_path / "lake"))
+    committer = world.Committer(destination)
     committer.plan.extend(world.listing({"/tapes/1.mp4": "v1"}))
     (unit,) = committer.pending()
     (video,) = unit.videos
-    staging = world.Staging(job)
+    staging = world.Staging(destination)
     with staging.writer(video, "first") as first, staging.writer(video, "second") as second:
         for writer in (first, second):
             writer.write(world.rows_of(video.uri, "v1", "scores"))
@@ -248,18 +248,18 @@ def test_two_workers_that_finish_one_video_leave_the_first_outcome(tmp_path: Pat
 
 def test_a_part_of_somebody_else_is_never_overwritten(tmp_path: Path) -> None:
     lake = str(tmp_path / "lake")
-    job = world.job(lake)
-    committer = world.Committer(job)
+    destination = world.destination(lake)
+    committer = world.Committer(destination)
     committer.plan.extend(world.listing(ARCHIVE), unit_videos=100)
     (unit,) = committer.pending()
-    world.stage(job, unit)
-    key = job.lake.part_key(job.data, unit.id)
+    world.stage(destination, unit)
+    key = destination.lake.part_key(destination.data, unit.id)
     for foreign in (b"PAR1 but not really", b"x"):
-        job.lake.store.create(key, foreign)
+        destination.lake.store.create(key, foreign)
         with pytest.raises(world.CommitConflict, match="part-u"):
             committer.commit(unit)
-        assert job.lake.store.read(key) == foreign
-        job.lake.store.delete([key])
+        assert destination.lake.store.read(key) == foreign
+        destination.lake.store.delete([key])
     committer.commit(unit)
     world.audit(lake, "scores", ARCHIVE)
 
@@ -277,12 +277,12 @@ def test_a_part_of_somebody_else_is_never_overwritten(tmp_path: Path) -> None:
 def test_rows_that_are_not_fit_to_publish_are_refused_before_anything_counts(
     tmp_path: Path, spoil: Any, message: str
 ) -> None:
-    job = world.job(str(tmp_path / "lake"))
-    committer = world.Committer(job)
+    destination = world.destination(str(tmp_path / "lake"))
+    committer = world.Committer(destination)
     committer.plan.extend(world.listing({"/tapes/3.mp4": "v1"}))
     (unit,) = committer.pending()
     (video,) = unit.videos
-    staging = world.Staging(job)
+    staging = world.Staging(destination)
 
     def attempt() -> None:
         with staging.writer(video, "a1") as writer:
@@ -292,7 +292,7 @@ def test_rows_that_are_not_fit_to_publish_are_refused_before_anything_counts(
     with pytest.raises(ValueError, match=message):
         attempt()
     assert staging.outcome(video) is None
-    assert list(job.lake.store.list("_staging/")) == []
+    assert list(destination.lake.store.list("_staging/")) == []
     with pytest.raises(world.MienError, match="not staged"):
         committer.commit(unit)
 
@@ -301,8 +301,8 @@ def test_rows_that_are_not_fit_to_publish_are_refused_before_anything_counts(
     ("known", "message"), [({"duration_s": float("nan")}, "duration_s is NaN"), ({"size": None}, "size is NULL")]
 )
 def test_a_row_of_videos_that_is_not_fit_to_publish_is_refused(tmp_path: Path, known: Any, message: str) -> None:
-    job = world.job(str(tmp_path / "lake"))
+    destination = world.destination(str(tmp_path / "lake"))
     video = Video("/tapes/1.mp4", "v1", 9, "u1")
     with pytest.raises(ValueError, match=message):
-        world.Staging(job).fail(video, world.videos_row(video) | known)
-    assert list(job.lake.store.list()) == []
+        world.Staging(destination).fail(video, world.videos_row(video) | known)
+    assert list(destination.lake.store.list()) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from common.commit.committer import Committer, Job, Staging
+from common.commit.committer import Committer, Destination, Staging
 from common.commit.units import LISTING, Video
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES
@@ -20,9 +20,9 @@ MODEL = "demo-0123-4567"
 
 
 @pytest.fixture(params=["local", "s3"])
-def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
     lake = Lake(str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url"))
-    return Job(
+    return Destination(
         lake=lake,
         data=Partition("scores", (("model", MODEL), ("archive", "clips"))),
         videos=Partition("videos", (("job", f"score-{MODEL}"), ("archive", "clips"))),
@@ -31,10 +31,12 @@ def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
     )
 
 
-def test_committed_rows_are_what_the_stream_gave(job: Job, arithmetic_model, make_faces, make_account) -> None:
+def test_committed_rows_are_what_the_stream_gave(
+    destination: Destination, arithmetic_model, make_faces, make_account
+) -> None:
     listed = [Video(f"/clips/{name}.mp4", "1-1", 10) for name in "abc"]
     rows = [{"video_id": v.video_id, "uri": v.uri, "version": v.version, "size": v.size} for v in listed]
-    committer, staging = Committer(job), Staging(job)
+    committer, staging = Committer(destination), Staging(destination)
     committer.plan.extend([pa.RecordBatch.from_pylist(rows, schema=LISTING)])
     (unit,) = committer.pending()
     given = 0
@@ -50,13 +52,13 @@ def test_committed_rows_are_what_the_stream_gave(job: Job, arithmetic_model, mak
                 writer.write(table)
             writer.finish(make_account(video, status="ok", frames=400))
 
-    with connect(job.lake) as tables:
+    with connect(destination.lake) as tables:
         assert list(tables.query("SELECT count(*) FROM scores")[1]) == [(0,)]
     committer.commit(unit)
-    with connect(job.lake) as tables:
+    with connect(destination.lake) as tables:
         query = "SELECT count(*), count(DISTINCT (video_id, frame_index)), count(valence), any_value(model) FROM scores"
         assert list(tables.query(query)[1]) == [(given, 800, 700, MODEL)]
         assert list(tables.query("SELECT count(*), count(reason) FROM videos")[1]) == [(3, 1)]
-    (found,) = status(job.lake).jobs
+    (found,) = status(destination.lake).jobs
     assert (found.planned, found.ok, found.failed, found.todo) == (3, 2, 1, 0)
     assert (found.units_done, found.frames, found.rows, found.reasons) == (1, 800, 800, {"not_video": 1})

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from common.commit import units
+from common.commit import plan as plan_log
 from common.commit.plan import PlanLog
 from common.commit.units import LISTING, MISSING, Unit, Video, video_id
 from common.lake.layout import Lake, Partition
@@ -222,7 +222,7 @@ def test_many_videos_are_planned_in_seconds_and_without_an_object_for_each(
     plan: PlanLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 80_000
-    monkeypatch.setattr(units, "ENTRY_VIDEOS", 40_000)
+    monkeypatch.setattr(plan_log, "ENTRY_VIDEOS", 40_000)
     digits = np.array([f"{n:03x}" for n in range(4096)])
 
     def listing() -> Iterator[pa.RecordBatch]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.cli import main
-from common.commit.committer import Committer, Job, Staging
+from common.commit.committer import Committer, Destination, Staging
 from common.commit.units import LISTING, Video, video_id
 from common.lake.layout import Lake, Partition
 from common.lake.schema import FACES
@@ -26,13 +26,13 @@ URIS = [f"/tapes/{n}.mp4" for n in range(4)]
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     """Four ingested videos of six frames, in two units of two parts."""
     lake = Lake(str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url"))
-    committer = Committer(Job(lake, DATA, DATA.videos, FACES, {"frames_per_part": 3}, 3))
+    committer = Committer(Destination(lake, DATA, DATA.videos, FACES, {"frames_per_part": 3}, 3))
     committer.record_config()
     listed = [{"video_id": video_id(uri), "uri": uri, "version": "1", "size": 1} for uri in URIS]
     committer.plan.extend([pa.RecordBatch.from_pylist(listed, LISTING)], unit_videos=2)
     for unit in committer.pending():
         for video in unit.videos:
-            with Staging(committer.job).writer(video, "a") as writer:
+            with Staging(committer.destination).writer(video, "a") as writer:
                 frames = [
                     {
                         "video_id": video.video_id,
@@ -111,10 +111,10 @@ def test_a_lost_configuration_is_named(lake: Lake, capsys: pytest.CaptureFixture
 
 
 def test_what_killed_jobs_left_of_committed_units_goes(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
-    video = Committer(Job.of(lake, DATA)).plan
+    video = Committer(Destination.of(lake, DATA)).plan
     video.load()
     ours = video.units()[0].videos[0]
-    Staging(Job.of(lake, DATA)).strike(ours, "r", "node", "late")
+    Staging(Destination.of(lake, DATA)).strike(ours, "r", "node", "late")
     if lake.store.is_local:
         temporary = Path(lake.url) / "faces" / ".mien-1.tmp"
         temporary.write_bytes(b"half")

@@ -70,31 +70,31 @@ def dying_once(marks: str) -> Callable[[int, Beat], int]:
     return work
 
 
-def test_every_bundle_comes_back_once_and_frames_are_reported() -> None:
+def test_every_parcel_comes_back_once_and_frames_are_reported() -> None:
     frames: list[int] = []
-    results = cluster.map_bundles(range(5), squares, cluster.Pool(workers=2), frames.append)
+    results = cluster.map_parcels(range(5), squares, cluster.Pool(workers=2), frames.append)
     assert sorted(results) == [0, 1, 4, 9, 16]
     assert sum(frames) == 50
 
 
 def test_an_error_of_a_worker_reaches_the_driver_as_it_was_raised() -> None:
     with pytest.raises(StoreError, match="check the endpoint"):
-        list(cluster.map_bundles([1], failing, cluster.Pool(workers=1)))
+        list(cluster.map_parcels([1], failing, cluster.Pool(workers=1)))
 
 
-def test_a_killed_worker_is_started_again_and_its_bundle_is_not_lost(tmp_path: Path) -> None:
-    results = cluster.map_bundles([1, 2], partial(dying_once, str(tmp_path)), cluster.Pool(workers=1))
+def test_a_killed_worker_is_started_again_and_its_parcel_is_not_lost(tmp_path: Path) -> None:
+    results = cluster.map_parcels([1, 2], partial(dying_once, str(tmp_path)), cluster.Pool(workers=1))
     assert sorted(results) == [1, 2]
 
 
 def test_a_job_without_progress_ends_and_says_where_it_stood() -> None:
     with pytest.raises(JobStalled, match="at video-7"):
-        list(cluster.map_bundles([7], standing_still, cluster.Pool(workers=1, stall_s=10)))
+        list(cluster.map_parcels([7], standing_still, cluster.Pool(workers=1, stall_s=10)))
 
 
 def test_more_workers_than_the_machine_has_cpus_is_refused() -> None:
     with pytest.raises(Exception, match="ask for fewer with --workers"):
-        list(cluster.map_bundles(range(4000), squares, cluster.Pool(workers=4000)))
+        list(cluster.map_parcels(range(4000), squares, cluster.Pool(workers=4000)))
 
 
 def test_a_schedulers_sigterm_is_an_interrupt_like_ctrl_c() -> None:

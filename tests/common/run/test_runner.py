@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.cli import JobOptions
-from common.commit.committer import Job
+from common.commit.committer import Destination
 from common.commit.record import LedgerRecord, Outcome
 from common.commit.units import LISTING, Unit, Video
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES
-from common.run.runner import BUNDLE_BYTES, BUNDLE_VIDEOS, MAX_FAILURES_SHOWN, Summary, bundles, run, tell
+from common.run.runner import MAX_FAILURES_SHOWN, PARCEL_BYTES, PARCEL_VIDEOS, Summary, parcels, run, tell
 from common.store.store import Store
 
-SIZES = st.lists(st.integers(0, 3 * BUNDLE_BYTES) | st.integers(0, 2000), max_size=3 * BUNDLE_VIDEOS)
+SIZES = st.lists(st.integers(0, 3 * PARCEL_BYTES) | st.integers(0, 2000), max_size=3 * PARCEL_VIDEOS)
 
 
 def videos(sizes: list[int]) -> list[Video]:
@@ -28,17 +28,17 @@ def videos(sizes: list[int]) -> list[Video]:
 
 
 @given(SIZES)
-def test_every_video_is_in_one_bundle_the_largest_first(sizes: list[int]) -> None:
-    given_out = [video for bundle in bundles(videos(sizes)) for video in bundle]
+def test_every_video_is_in_one_parcel_the_largest_first(sizes: list[int]) -> None:
+    given_out = [video for parcel in parcels(videos(sizes)) for video in parcel]
     assert sorted(video["uri"] for video in given_out) == sorted(video.uri for video in videos(sizes))
     assert [video["size"] for video in given_out] == sorted(sizes, reverse=True)
 
 
 @given(SIZES)
-def test_bundles_are_of_bounded_size_unless_they_are_of_one_video(sizes: list[int]) -> None:
-    for bundle in bundles(videos(sizes)):
-        assert len(bundle) <= BUNDLE_VIDEOS
-        assert len(bundle) == 1 or sum(video["size"] for video in bundle) <= BUNDLE_BYTES
+def test_parcels_are_of_bounded_size_unless_they_are_of_one_video(sizes: list[int]) -> None:
+    for parcel in parcels(videos(sizes)):
+        assert len(parcel) <= PARCEL_VIDEOS
+        assert len(parcel) == 1 or sum(video["size"] for video in parcel) <= PARCEL_BYTES
 
 
 def committed(statuses: list[str]) -> tuple[LedgerRecord, Unit]:
@@ -87,10 +87,10 @@ def test_a_dry_run_names_what_it_would_do_and_counts_as_done_nothing_that_is_not
 ) -> None:
     lake = Lake(Store(str(tmp_path / "lake")))
     data = Partition("scores", (("model", "m"), ("archive", "a")))
-    job = Job(lake, data, data.videos, SCORES, {})
+    destination = Destination(lake, data, data.videos, SCORES, {})
     rows = [{"video_id": v.video_id, "uri": v.uri, "version": "1", "size": 1} for v in videos([1] * 50)]
     listing = pa.RecordBatch.from_pylist(rows, LISTING)
-    summary = run(job, [listing], pytest.fail, JobOptions(lake="lake", limit=2, dry_run=True))
+    summary = run(destination, [listing], pytest.fail, JobOptions(lake="lake", limit=2, dry_run=True))
     assert (summary.planned, summary.skipped) == (2, 0)
     assert set(capsys.readouterr().out.splitlines()) == {"/v/0.mp4", "/v/1.mp4"}
     assert not (tmp_path / "lake").exists()

@@ -50,7 +50,7 @@ def test_a_heartbeat_without_a_frame_is_a_sign_of_life(job: Job) -> None:
         job.wait(500)
 
 
-def test_a_finished_bundle_is_a_sign_of_life(job: Job) -> None:
+def test_a_finished_parcel_is_a_sign_of_life(job: Job) -> None:
     for _ in range(10):
         job.wait(500)
         job.watchdog.finished()

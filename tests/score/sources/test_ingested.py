@@ -16,7 +16,7 @@ from common.errors import UsageError, VideoError
 from common.lake.layout import Lake
 from common.store.store import Store
 from ingest.faces import FacesOptions
-from ingest.job import IngestConfig, make_job
+from ingest.job import IngestConfig, destination
 from ingest.shards import to_table
 from score.sources import ingested as from_faces
 from score.sources.ingested import IngestedFaces
@@ -34,8 +34,8 @@ def ingest(make_faces, make_account) -> Callable[..., None]:
     """Commits the faces of videos as `mien ingest` does, without looking for them; no faces in videos of `failed`."""
 
     def run(lake: Lake, archive: str, listed: list[Video], *, failed: tuple[int, ...] = ()) -> None:
-        job = make_job(lake, archive, CONFIG)
-        committer, staging = Committer(job), Staging(job)
+        made = destination(lake, archive, CONFIG)
+        committer, staging = Committer(made), Staging(made)
         committer.record_config()
         rows = [{"video_id": v.video_id, "uri": v.uri, "version": v.version, "size": v.size} for v in listed]
         committer.plan.extend([pa.RecordBatch.from_pylist(rows, schema=LISTING)])
@@ -77,7 +77,7 @@ def test_one_bundle_over_two_archives_is_one_model(lake: Lake, ingest, tiny_bund
     for archive in ("a", "b"):
         ingest(lake, archive, videos(archive, 1))
         found = from_faces.find(lake, archive, None, tiny_bundle.manifest.crop.model_copy(update={"size": 8}))
-        models.add(dict(job.make_job(lake, archive, tiny_bundle, job.ScoreConfig(), found).data.keys)["model"])
+        models.add(dict(job.destination(lake, archive, tiny_bundle, job.ScoreConfig(), found).data.keys)["model"])
     assert len(models) == 1
 
 
