@@ -9,7 +9,6 @@ found and the time is the network's and the priors'; that of its found faces is 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.machine import DEMO_CLIP, existing, last_line
+from common import environment
 from ingest.decode.reader import DecodeOptions, open_video
 from ingest.detect.detector import DetectorOptions
 from ingest.detect.mtcnn import Mtcnn
@@ -79,7 +79,7 @@ def blind(network: Network) -> Network:
 
 
 def retinaface_rows(name: str, frames: Pictures) -> dict[str, float]:
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    environment.NO_ALBUMENTATIONS_UPDATE.set_default("1")
     from retinaface.predict_single import Model
 
     make, preparation = NETWORKS[name]

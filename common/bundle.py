@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from common import environment
 from common.config import Config, digest, explain
 from common.errors import MienError, NotFound, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
@@ -271,7 +272,7 @@ def _download(url: str, settings: StoreSettings | None) -> Path:
     except NotFound:
         raise UsageError(f"there is no bundle at {url}: it holds no {MANIFEST}") from None
     manifest = _parse(text, url)
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    caches = Path(environment.XDG_CACHE_HOME.get() or Path.home() / ".cache")
     folder = caches / "mien" / "bundles" / hashlib.sha256(text).hexdigest()
     if _whole(folder, manifest):
         return folder

@@ -10,6 +10,8 @@ import os
 import signal
 import time
 
+from common import environment
+
 
 class InjectedFault(RuntimeError):
     """What the action `raise` raises."""
@@ -17,7 +19,7 @@ class InjectedFault(RuntimeError):
 
 def fault(name: str, detail: str = "") -> None:
     """Fails here if `MIEN_FAULT` names this point and the text behind `~` occurs in `detail` (a key or a URI)."""
-    for item in os.environ.get("MIEN_FAULT", "").split(","):
+    for item in (environment.MIEN_FAULT.get() or "").split(","):
         where, _, action = item.rpartition(":")
         wanted, _, part = where.partition("~")
         if wanted == name and part in detail:
@@ -28,7 +30,7 @@ def _fail(action: str, where: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
-        del os.environ["MIEN_FAULT"]  # once: when the process is resumed, it goes on
+        environment.MIEN_FAULT.unset()  # once: after SIGCONT the process goes on
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "hang":
         while True:

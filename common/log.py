@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from common import environment
+
 OURS = "mien"
 HIDDEN = "[redacted]"
 
@@ -63,7 +65,7 @@ def _redact_item(key: str, value: Any) -> Any:
 
 
 def _environment_secrets() -> list[str]:
-    secrets = {value for name, value in os.environ.items() if _SECRET_KEY.search(name) and _is_secret(value)}
+    secrets = {value for name, value in environment.values().items() if _SECRET_KEY.search(name) and _is_secret(value)}
     return sorted(secrets, key=len, reverse=True)
 
 
@@ -125,7 +127,7 @@ def configure(json: bool | None = None) -> None:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
         renderer = structlog.dev.ConsoleRenderer(
-            colors="NO_COLOR" not in os.environ, exception_formatter=structlog.dev.plain_traceback
+            colors=environment.NO_COLOR.get() is None, exception_formatter=structlog.dev.plain_traceback
         )
     handler = _StderrHandler()
     handler.setFormatter(

@@ -99,6 +99,18 @@ def test_only_the_store_opens_urls(path: Path) -> None:
     assert not used - among(used, allowed)
 
 
+ENVIRONMENT = {f"os.{name}" for name in ("environ", "environb", "getenv", "getenvb", "putenv", "unsetenv")}
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=name_of)
+def test_only_one_module_touches_environment_variables(path: Path) -> None:
+    if name_of(path) == "common/environment.py":
+        return
+    nodes = list(ast.walk(tree_of(path)))
+    touched = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)} | imports(iter(nodes))
+    assert not touched & ENVIRONMENT, "name the variable in common/environment.py"
+
+
 COMMAND_MODULES = [path for path in MODULES if path.name == "cli.py"]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
+
+from common import environment
 
 
 @click.command()
@@ -72,4 +73,4 @@ def _quiet_threads() -> None:
 
     Where other processes share the cores, spinning makes a step tens of times slower; alone it gains nothing.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment.OMP_WAIT_POLICY.set_default("PASSIVE")

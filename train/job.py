@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import common
-from common import bundle, config, log
+from common import bundle, config, environment, log
 from common.bundle import Bundle
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
@@ -37,7 +37,7 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None) -> Bund
     `<out>.train` unless named. Raises UsageError for a lake without the faces or labels that it takes, for folders that
     cannot be written, and for an `init` of another kind.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    if int(environment.WORLD_SIZE.get() or 1) > 1:
         raise UsageError("mien train runs in one process: start it by itself, not with torchrun or another launcher")
     out, work = _folders(out, work)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import log
+from common import environment, log
 from common.errors import MienError
 from common.progress import Progress
 from train.models.vit import set_fused_attention
@@ -57,9 +56,8 @@ def resolve_precision(wanted: str, device: str) -> str:
 @contextmanager
 def process_group() -> Iterator[None]:
     """A process group of this process alone, with DeepSpeed on it, for as long as the block lasts."""
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
-    # Else DeepSpeed prints on stdout what it found.
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    environment.LOCAL_RANK.set_default("0")
+    environment.DS_ACCELERATOR.set_default("cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
     import torch.distributed as dist
 

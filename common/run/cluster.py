@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import common
-from common import errors, log
+from common import environment, errors, log
 from common.errors import MienError
 from common.run.watchdog import BUILDING, IDLE, Beats, Monitor, Watchdog
 
@@ -77,17 +77,17 @@ def session() -> Iterator[None]:
 
     The process works from an empty folder inside the block, so resolve relative paths before. Main thread only.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are for who works on Ray
+    environment.RAY_USAGE_STATS_ENABLED.set_default("0")
+    environment.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO.set_default("0")
+    environment.RAY_BACKEND_LOG_LEVEL.set_default("fatal")
     # Ray Data's threads outlive an ended job for a moment; their calls would start another Ray in this process.
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
-    remote = os.environ.get("RAY_ADDRESS")
+    environment.RAY_ENABLE_AUTO_CONNECT.set_default("0")
+    remote = environment.RAY_ADDRESS.get()
     # Never left to a default that changes between Ray's releases: a cluster of our own has a token of its own.
     # Ray reads both when it is imported, so that must not happen before.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not remote:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    environment.RAY_AUTH_MODE.set_default("token")
+    if environment.RAY_AUTH_MODE.get() == "token" and not remote:
+        environment.RAY_AUTH_TOKEN.set_default(secrets.token_hex(32))
 
     import ray
 
@@ -225,7 +225,7 @@ def map_parcels(
         return
     cpus = int(ray.cluster_resources().get("CPU", 1))
     workers = min(pool.workers or max(1, int(cpus // pool.cpus)), len(parcels))
-    if workers * pool.cpus > cpus and not os.environ.get("RAY_ADDRESS"):
+    if workers * pool.cpus > cpus and not environment.RAY_ADDRESS.get():
         raise MienError(
             f"{workers} workers need {workers * pool.cpus:g} CPUs and this machine has {cpus}: "
             "ask for fewer with --workers"

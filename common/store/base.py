@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from common import environment
+
 
 @dataclass(frozen=True)
 class StoreSettings:
@@ -19,10 +21,9 @@ class StoreSettings:
     @classmethod
     def from_env(cls) -> StoreSettings:
         """`MIEN_S3_ENDPOINT` or `AWS_ENDPOINT_URL`; `AWS_REGION` or `AWS_DEFAULT_REGION`."""
-        env = os.environ.get
         return cls(
-            endpoint_url=env("MIEN_S3_ENDPOINT") or env("AWS_ENDPOINT_URL") or None,
-            region=env("AWS_REGION") or env("AWS_DEFAULT_REGION") or None,
+            endpoint_url=environment.MIEN_S3_ENDPOINT.get() or environment.AWS_ENDPOINT_URL.get(),
+            region=environment.AWS_REGION.get() or environment.AWS_DEFAULT_REGION.get(),
         )
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from common import environment
 from common.config import Config
 from common.errors import VideoError
 from ingest.decode.messages import Alive, Given, Message, heard, nonsense, printable
@@ -62,7 +63,7 @@ class Sandbox:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-B", str(child), str(theirs.fileno())],
-                env={"PATH": "", "OPENBLAS_NUM_THREADS": "1"},  # decord reads PATH; nothing of ours is passed on
+                env=environment.OF_A_DECODER,
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr_fd,
                 stderr=self._stderr_fd,

@@ -8,7 +8,6 @@ less (104, 117, 123). Frames are taken as they are, or shrunk to `max_side`; nev
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import nms
 
+from common import environment
 from common.errors import UsageError
 from ingest.detect import weights as detector_weights
 from ingest.detect.detector import Faces, faces_of
@@ -121,7 +121,7 @@ def load(options: DetectorOptions) -> RetinaFaceDetector:
 
 
 def _published() -> str:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # which the package imports, and which else calls home
+    environment.NO_ALBUMENTATIONS_UPDATE.set_default("1")  # the next line imports albumentations
     from retinaface.pre_trained_models import models
 
     return models["resnet50_2020-07-20"].url
