@@ -59,11 +59,12 @@ class Opened(_Message):
 
 
 class Given(_Message):
-    """Frames that lie in a slot of the shared memory."""
+    """Frames that lie in a slot of the shared memory; `until_s`: when the next frame is shown, or the video ends."""
 
     slot: int
     frame_index: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(min_length=1)
     time_s: list[_Seconds]
+    until_s: _Seconds
 
 
 class Alive(_Message):

@@ -47,11 +47,13 @@ class FrameBatch:
     turned into sRGB; H and W are the same in all batches: where the shape of the video changes, a picture is fitted
     into that of the first, on black.
     frame_index: int32 [N], from 0 in presentation order. time_s: float64 [N], PTS minus the container's start time.
+    duration_s: float64 [N], from a frame to the next one that is given, of the last to the end of the video.
     """
 
     rgb: np.ndarray
     frame_index: np.ndarray
     time_s: np.ndarray
+    duration_s: np.ndarray
 
     def __len__(self) -> int:
         return len(self.frame_index)
@@ -169,12 +171,13 @@ class VideoReader:
             len(index) != len(time_s)
             or np.diff(index, prepend=self._next_index - 1).min() < 1
             or np.diff(time_s, prepend=self._last_s).min() <= 0
+            or given.until_s < time_s[-1]
         ):
             raise nonsense()
-        batch = FrameBatch(self._sandbox.pictures(given.slot, len(index)), index, time_s)
+        duration_s = np.diff(time_s, append=given.until_s)
+        batch = FrameBatch(self._sandbox.pictures(given.slot, len(index)), index, time_s, duration_s)
         self._first_s = self._first_s if self.frames else float(time_s[0])
-        self._last_s = float(time_s[-1])
-        self._end_s = self._last_s + (1 / self.facts.fps if self.facts.fps else 0.0)
+        self._last_s, self._end_s = float(time_s[-1]), given.until_s
         self._next_index = int(index[-1]) + 1
         self.frames += len(batch)
         return batch

@@ -102,7 +102,7 @@ class Frames:
             count = min(self.sizes.pop(0) if self.sizes else 1, len(self.rgb) - start)
             index = np.arange(start, start + count, dtype=np.int32)
             shared[:count] = self.rgb[index]
-            yield FrameBatch(shared[:count], index, index / 25.0)
+            yield FrameBatch(shared[:count], index, index / 25.0, np.full(count, 1 / 25))
             shared[:] = 0
             start += count
 

@@ -30,7 +30,7 @@ class Clock:
         else:
             self.first_s = now
         self.frames += 1
-        self.last_s, self.end_s = now, now + (duration_s or self._period_s)
+        self.last_s, self.end_s = now, now + (duration_s if duration_s and duration_s > 0 else self._period_s)
         return now
 
     def _time(self, stated: float | None, following: float | None) -> float:

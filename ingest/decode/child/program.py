@@ -2,8 +2,9 @@
 
 It is handed three descriptors: a socket for messages (JSON, one per packet), the video, and a sealed memfd, the ring
 of frame slots. Messages: parent, the job; child {"facts", "picture"}; parent {"slots": K, "frames": N}; then in any
-order child {"slot": k, "frame_index": [...], "time_s": [...]} and parent {"free": k}, and, where no frame is given for
-a while, child {"alive": steps since the last}; last, child {"end"} or {"error"}.
+order child {"slot": k, "frame_index": [...], "time_s": [...], "until_s": when the last of them ends} and parent
+{"free": k}, and, where no frame is given for a while, child {"alive": steps since the last}; last, child {"end"} or
+{"error"}.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG = 1
 STDERR_BYTES = 64 << 10
-SILENCE_S = 1.0  # a batch is sent half full rather than held longer: each is a heartbeat
+SILENCE_S = 1.0  # the child sends something at least this often while it works: each message is a heartbeat
 
 Message = dict[str, Any]
 Frames = Iterator[tuple[float, Any]]  # (time_s, av.VideoFrame)
@@ -89,7 +90,10 @@ def allow_cpu(seconds: float) -> None:
 
 
 class Ring:
-    """The sealed memory shared with the parent: `slots` batches of up to `frames` pictures."""
+    """The sealed memory shared with the parent: `slots` batches of up to `frames` pictures.
+
+    A batch is sent when the frame after it is known, as that tells how long its last frame is shown.
+    """
 
     def __init__(self, link: Link, job: Message, height: int, width: int) -> None:
         import numpy as np
@@ -108,6 +112,8 @@ class Ring:
 
     def put(self, index: int, time_s: float, draw: Callable[[np.ndarray], None]) -> None:
         """Adds a frame, drawn by `draw` into its place; waits while the consumer holds all slots."""
+        if len(self._rows) == self._capacity or time.monotonic() - self._spoke > SILENCE_S:
+            self.flush(time_s)
         if self._slot is None:
             while not self._free:
                 self._free.append(self._link.receive()["free"])
@@ -115,23 +121,25 @@ class Ring:
             self._spoke = time.monotonic()
         draw(self._pixels[self._slot, len(self._rows)])
         self._rows.append((index, time_s))
-        if len(self._rows) == self._capacity or time.monotonic() - self._spoke > SILENCE_S:
-            self.flush()
 
     def alive(self) -> None:
         """Counts a step of the work that gives no frame, such as one that nobody wants."""
         self._steps += 1
         if time.monotonic() - self._spoke > SILENCE_S:
-            self.flush()
             self._send({"alive": self._steps})
             self._steps = 0
 
-    def flush(self) -> None:
-        """Sends the batch so far."""
+    def flush(self, until_s: float) -> None:
+        """Sends the batch so far, whose last frame is shown until `until_s`."""
         if self._rows:
             indices, times = zip(*self._rows, strict=True)
-            self._send({"slot": self._slot, "frame_index": indices, "time_s": times})
+            self._send({"slot": self._slot, "frame_index": indices, "time_s": times, "until_s": until_s})
             self._slot, self._rows = None, []
+
+    def drop_last(self) -> None:
+        """Sends the batch so far without its last frame: nobody knows how long that one is shown."""
+        if self._rows:
+            self.flush(self._rows.pop()[1])
 
     def _send(self, message: Message) -> None:
         self._link.send(message)
@@ -156,7 +164,7 @@ def decode(link: Link, job: Message) -> Message:
     try:
         give(source, itertools.chain([first], frames), easel, ring, job)
     finally:
-        ring.flush()
+        ring.flush(source.clock.end_s)
     reason, message = source.verdict()
     return {"reason": reason, "message": message, "duration_s": source.clock.end_s - source.clock.first_s}
 
@@ -185,8 +193,12 @@ def _by_decord(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Me
 
     every = job["every"]
     rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every, ring.alive)
-    for index, time_s, picture in rows:
-        ring.put(index, time_s, partial(copy, picture))
+    try:
+        for index, time_s, picture in rows:
+            ring.put(index, time_s, partial(copy, picture))
+    except BaseException:
+        ring.drop_last()  # the parent goes on with PyAV, which gives that frame again
+        raise
 
 
 def main() -> None:

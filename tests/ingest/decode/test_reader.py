@@ -15,12 +15,26 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from common.errors import VideoError
 from ingest.decode import sandbox
 from ingest.decode.reader import DecodeOptions, Ending, VideoFacts, open_video
 
 Clip = Callable[..., Path]
+
+# A decoder program in which decord gives another picture than PyAV from frame 20 on.
+GIVES_UP = """
+from ingest.decode.child import by_decord, program, source
+compare = by_decord._Reader.compare
+def fails(index, picture, proof):
+    if index >= 20:
+        raise source.Refusal("decode_error", "another picture")
+    compare(index, picture, proof)
+by_decord._Reader.compare, by_decord.SEGMENT_BYTES = staticmethod(fails), 5 * 64 * 96 * 3
+program.main()
+"""
 
 
 def frames_of(
@@ -125,6 +139,52 @@ def test_every_real_clip_has_the_frames_and_times_of_a_plain_decode(clips: Path,
         assert outcome.message == {"weird_aspect.small.mpg": "1 of 36 frames are damaged"}.get(path.name), path
         assert index.tolist() == list(range(count)), path
         np.testing.assert_allclose(time_s, times, rtol=0, atol=1e-6, err_msg=str(path))
+
+
+def check_durations(path: Path, **options: object) -> None:
+    """Each frame lasts until the next that is given, and together they last as long as the video."""
+    with open_video(path, DecodeOptions.model_validate(options)) as reader:
+        batches = [(batch.time_s, batch.duration_s) for batch in reader]
+        time_s, duration_s = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        assert reader.outcome is not None
+    assert duration_s.dtype == np.float64
+    np.testing.assert_allclose(duration_s[:-1], np.diff(time_s), rtol=0, atol=1e-12)
+    assert duration_s.min() > 0
+    assert duration_s.sum() == pytest.approx(reader.outcome.duration_s, abs=1e-9)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    gaps=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    every=st.integers(1, 5),
+    batch_frames=st.sampled_from([1, 3, 16]),
+    decoder=st.sampled_from(["pyav", "decord"]),
+)
+def test_frames_of_any_rate_last_as_long_as_their_video(
+    clip: Clip, gaps: list[int], every: int, batch_frames: int, decoder: str
+) -> None:
+    times = [0, *itertools.accumulate(gaps)]
+    path = clip(counted(len(times)), pts=times.__getitem__, options={"bf": "2"})
+    check_durations(path, every=every, batch_frames=batch_frames, decoder=decoder)
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_frames_of_a_damaged_file_last_as_long_as_is_said_of_it(odd: Path, every: int) -> None:
+    for name in ("corrupted.mp4", "unordered.mov", "no_duration.webm", "weird_aspect.small.mpg"):
+        check_durations(odd / name, every=every)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_frames_last_as_long_where_decord_gives_up_in_the_middle(clip: Clip, every: int) -> None:
+    path = clip(counted(50))
+    child = path.with_name("child.py")
+    child.write_text(GIVES_UP)
+    with open_video(path, DecodeOptions(decoder="decord", every=every), child) as reader:
+        batches = [(batch.frame_index, batch.duration_s) for batch in reader]
+        index, duration_s = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        assert reader.decoder == "decord+pyav"
+    assert index.tolist() == list(range(0, 50, every))
+    np.testing.assert_allclose(duration_s, [every / 25] * len(index))
 
 
 def test_both_decoders_give_the_same_pixels(clips: Path) -> None:

@@ -35,8 +35,10 @@ def facts(**other):
     link.send({"facts": {"container": "c", "codec": "c", "width": 8, "height": 8, "fps": 25.0, "rotation": 0}
                | other, "picture": [8, 8]})
     link.receive()
+def give(frame_index, time_s, slot=0, until_s=9):
+    link.send({"slot": slot, "frame_index": frame_index, "time_s": time_s, "until_s": until_s})
 def frame(number=0):
-    link.send({"slot": 0, "frame_index": [number], "time_s": [number / 25]})
+    give([number], [number / 25], until_s=(number + 1) / 25)
 def say(what):
     link.send({"error": {"reason": "unreadable", "message": json.dumps(what)}})
     time.sleep(60)
@@ -138,14 +140,16 @@ def test_child_has_no_network_where_the_kernel_lets_it_be_dropped(video: Path, c
         ("link.send([1])\ntime.sleep(9)", "decode_error", "nonsense"),
         ("link.send({'error': {}})", "decode_error", "nonsense"),
         ("link._socket.close(); time.sleep(60)", "decode_error", "connection"),
-        ("facts(); link.send({'slot': 7, 'frame_index': [0], 'time_s': [0]})", "decode_error", "nonsense"),
-        ("facts(); link.send({'slot': 0, 'frame_index': [0, 'x'], 'time_s': [0]})", "decode_error", "nonsense"),
-        ("facts(); link.send({'slot': 0, 'frame_index': [], 'time_s': []})", "decode_error", "nonsense"),
-        ("facts(); link.send({'slot': 0, 'frame_index': [-1], 'time_s': [0]})", "decode_error", "nonsense"),
-        ("facts(); link.send({'slot': 0, 'frame_index': [1, 1], 'time_s': [0, 1]})", "decode_error", "nonsense"),
-        ("facts(); link.send({'slot': 0, 'frame_index': [0, 1], 'time_s': [0]})", "decode_error", "nonsense"),
-        ("facts(); link.send({'slot': 0, 'frame_index': [0], 'time_s': [float('nan')]})", "decode_error", "nonsense"),
-        ("facts(); link.send({'slot': 0, 'frame_index': [0, 1], 'time_s': [1, 0]})", "decode_error", "nonsense"),
+        ("facts(); give([0], [0], slot=7)", "decode_error", "nonsense"),
+        ("facts(); give([0, 'x'], [0])", "decode_error", "nonsense"),
+        ("facts(); give([], [])", "decode_error", "nonsense"),
+        ("facts(); give([-1], [0])", "decode_error", "nonsense"),
+        ("facts(); give([1, 1], [0, 1])", "decode_error", "nonsense"),
+        ("facts(); give([0, 1], [0])", "decode_error", "nonsense"),
+        ("facts(); give([0], [float('nan')])", "decode_error", "nonsense"),
+        ("facts(); give([0, 1], [1, 0])", "decode_error", "nonsense"),
+        ("facts(); give([0], [1], until_s=0.5)", "decode_error", "nonsense"),
+        ("facts(); link.send({'slot': 0, 'frame_index': [0], 'time_s': [0]})", "decode_error", "nonsense"),
         ("facts(); link.send({'end': None})", "decode_error", "nonsense"),
         ("facts(); link.send({'end': {'reason': None, 'message': None, 'duration_s': 1}})", "decode_error", "nonsense"),
         ("facts(fps='x')", "decode_error", "nonsense"),
@@ -195,7 +199,7 @@ def test_child_cannot_take_the_shared_memory_away(video: Path, child: Callable[[
         "link.send({'error': {'reason': 'x', 'message': 'm'}})",
         "link.send({'end': {'reason': 'x', 'message': None, 'duration_s': 1}})",
         "link.send({'end': {'reason': None, 'message': None, 'duration_s': -1}})",
-        "frame(2)\nlink.send({'slot': 0, 'frame_index': [3], 'time_s': [0]})",
+        "frame(2)\ngive([3], [0])",
     ],
 )
 def test_what_goes_wrong_after_a_frame_is_a_partial_outcome(
