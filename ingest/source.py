@@ -36,22 +36,22 @@ class FaceStream:
 
     def account(self) -> dict[str, Any]:
         """Columns of the `videos` table that decoding and detection know."""
-        facts, outcome = self._reader.facts, self._reader.outcome
-        assert outcome is not None, "the stream was not read to its end"
+        facts, ending = self._reader.facts, self._reader.ending
+        assert ending is not None, "the stream was not read to its end"
         return {
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "message": outcome.message,
+            "status": ending.status,
+            "reason": ending.reason,
+            "message": ending.message,
             "container": facts.container,
             "codec": facts.codec,
             "width": facts.width,
             "height": facts.height,
             "fps": facts.fps,
             "rotation": facts.rotation,
-            "frames": outcome.frames,
+            "frames": ending.frames,
             "frames_with_face": self._frames_with_face,
             "tracks": self._tracks,
-            "duration_s": outcome.duration_s,
+            "duration_s": ending.duration_s,
             "decoder": self._reader.decoder,
         }
 

@@ -73,7 +73,7 @@ class Alive(_Message):
     alive: int = Field(gt=0)
 
 
-class Outcome(_Message):
+class Verdict(_Message):
     reason: _Reason | None
     message: _Text | None
     duration_s: Annotated[_Seconds, Field(ge=0)]
@@ -82,7 +82,7 @@ class Outcome(_Message):
 class Ended(_Message):
     """The last message, when the video ended."""
 
-    end: Outcome
+    end: Verdict
 
 
 class Failure(_Message):

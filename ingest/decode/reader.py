@@ -74,7 +74,7 @@ class Ending:
 
 
 class VideoReader:
-    """Iterate once for the batches; `outcome` is there when they have ended. `beat(0)` is called now and then while
+    """Iterate once for the batches; `ending` is there when they have ended. `beat(0)` is called now and then while
     frames are decoded that nobody asked for.
 
     `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" where decord failed part of the way, of which
@@ -93,7 +93,7 @@ class VideoReader:
         self._first_s, self._last_s, self._end_s = 0.0, -math.inf, 0.0
         self.decoder: str = options.decoder
         self.frames = 0
-        self.outcome: Ending | None = None
+        self.ending: Ending | None = None
         self.fallback: str | None = None
         self._fd = os.dup(video_fd)
         try:
@@ -105,14 +105,14 @@ class VideoReader:
 
     def _start(self, decoder: str) -> Sandbox:
         options = self._options
-        job = {
+        request = {
             "format": self._demuxer,
             "decoder": decoder,
             "every": options.every,
             "start": self._next_index,
             "max_pixels": options.max_pixels,
         }
-        return Sandbox(self._fd, job, options, self._child)
+        return Sandbox(self._fd, request, options, self._child)
 
     def _begin(self) -> VideoFacts:
         opened = self._receive()
@@ -183,7 +183,7 @@ class VideoReader:
         return batch
 
     def _finish(self, reason: str | None, message: str | None, duration_s: float) -> None:
-        self.outcome = Ending("partial" if reason else "ok", reason, message, self.frames, duration_s)
+        self.ending = Ending("partial" if reason else "ok", reason, message, self.frames, duration_s)
 
     def close(self) -> None:
         """End the child process. May be called twice."""
@@ -201,7 +201,7 @@ def open_video(
     """A reader of the video at `path`, a local file; its child process ends with the block.
 
     VideoError: it is no video, or no frame of it can be decoded; while iterating, never after the first frame: what
-    goes wrong later is told by `outcome`.
+    goes wrong later is told by `ending`.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not be waited for

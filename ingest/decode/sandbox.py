@@ -51,7 +51,7 @@ class Sandbox:
     outlives its use.
     """
 
-    def __init__(self, video_fd: int, job: dict[str, Any], limits: Limits, child: Path = CHILD) -> None:
+    def __init__(self, video_fd: int, request: dict[str, Any], limits: Limits, child: Path = CHILD) -> None:
         self._limits = limits
         self._waited = 0.0
         self._allowance = limits.start_s
@@ -78,7 +78,7 @@ class Sandbox:
         finally:
             theirs.close()
         self.send(
-            job
+            request
             | {
                 "parent": os.getpid(),
                 "video_fd": video_fd,

@@ -30,10 +30,10 @@ def outcome(path: Path, **options: object) -> tuple[str, str | None, int]:
                 assert batch.frame_index[0] == last + 1
                 assert np.all(np.isfinite(batch.time_s))
                 last = int(batch.frame_index[-1])
-            assert reader.outcome is not None
-            assert reader.outcome.frames == last + 1 > 0
-            result = reader.outcome.status, reader.outcome.reason, reader.outcome.frames
-            message = reader.outcome.message
+            assert reader.ending is not None
+            assert reader.ending.frames == last + 1 > 0
+            result = reader.ending.status, reader.ending.reason, reader.ending.frames
+            message = reader.ending.message
     except VideoError as error:
         result, message = ("failed", error.reason, 0), error.message
     assert (result[0] == "ok") == (result[1] is None) == (message is None)
@@ -165,5 +165,5 @@ def test_file_that_grows_shrinks_or_goes_while_it_is_decoded(tmp_path: Path) -> 
                 frames += len(batch)
                 if frames == 1:
                     change()
-        assert reader.outcome is not None
-        assert reader.outcome.frames == frames >= 1
+        assert reader.ending is not None
+        assert reader.ending.frames == frames >= 1

@@ -1,7 +1,7 @@
 """The decoder program: one video in, frames out, alone in a confined child process. Started by `ingest.decode.sandbox`.
 
 It is handed three descriptors: a socket for messages (JSON, one per packet), the video, and a sealed memfd, the ring
-of frame slots. Messages: parent, the job; child {"facts", "picture"}; parent {"slots": K, "frames": N}; then in any
+of frame slots. Messages: parent, the request; child {"facts", "picture"}; parent {"slots": K, "frames": N}; then in any
 order child {"slot": k, "frame_index": [...], "time_s": [...], "until_s": when the last of them ends} and parent
 {"free": k}, and, where no frame is given for a while, child {"alive": steps since the last}; last, child {"end"} or
 {"error"}.
@@ -57,11 +57,11 @@ class Link:
         self._socket.send(json.dumps(message).encode())
 
 
-def confine(job: Message) -> None:
+def confine(request: Message) -> None:
     """Give up what decoding does not need. Before any thread starts, and before the video is opened."""
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != job["parent"]:
+    if os.getppid() != request["parent"]:
         os._exit(0)  # it died before the line above
     if libc.unshare(CLONE_NEWNET) != 0:
         libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)  # without privileges; where neither is allowed, the network stays
@@ -70,8 +70,8 @@ def confine(job: Message) -> None:
     os.rmdir(home)  # a working directory in which nothing can be made, and nothing left behind
     os.nice(5)
     limits = {
-        resource.RLIMIT_DATA: job["memory_bytes"],
-        resource.RLIMIT_AS: 2 * job["memory_bytes"] + (2 << 30),  # libraries and the ring count here
+        resource.RLIMIT_DATA: request["memory_bytes"],
+        resource.RLIMIT_AS: 2 * request["memory_bytes"] + (2 << 30),  # libraries and the ring count here
         resource.RLIMIT_FSIZE: STDERR_BYTES,  # stderr is a memfd: what goes beyond is dropped by the kernel
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
@@ -95,16 +95,16 @@ class Ring:
     A batch is sent when the frame after it is known, as that tells how long its last frame is shown.
     """
 
-    def __init__(self, link: Link, job: Message, height: int, width: int) -> None:
+    def __init__(self, link: Link, request: Message, height: int, width: int) -> None:
         import numpy as np
 
         size = link.receive()
         self._capacity: int = size["frames"]
         shape = (size["slots"], self._capacity, height, width, 3)
-        self._pixels = np.frombuffer(mmap.mmap(job["ring_fd"], math.prod(shape)), np.uint8).reshape(shape)
+        self._pixels = np.frombuffer(mmap.mmap(request["ring_fd"], math.prod(shape)), np.uint8).reshape(shape)
         self._free = list(range(size["slots"]))
         self._link = link
-        self._cpu_s = 2 * job["stall_s"]
+        self._cpu_s = 2 * request["stall_s"]
         self._slot: int | None = None
         self._rows: list[tuple[int, float]] = []
         self._steps = 0
@@ -147,22 +147,22 @@ class Ring:
         allow_cpu(self._cpu_s)
 
 
-def decode(link: Link, job: Message) -> Message:
+def decode(link: Link, request: Message) -> Message:
     """The whole video into the ring; returns how it ended."""
     from ingest.decode.child.easel import Easel
     from ingest.decode.child.source import Refusal, Source
 
-    source = Source(job["video_fd"], job["format"], job["max_pixels"])
+    source = Source(request["video_fd"], request["format"], request["max_pixels"])
     frames = iter(source)
     first = next(frames, None)
     if first is None:
         raise Refusal(*source.verdict())
-    easel = Easel(source.stream.sample_aspect_ratio, first[1], job["max_pixels"])
+    easel = Easel(source.stream.sample_aspect_ratio, first[1], request["max_pixels"])
     link.send({"facts": _facts(source, easel), "picture": [easel.height, easel.width]})
-    ring = Ring(link, job, easel.height, easel.width)
-    give = _by_decord if job["decoder"] == "decord" else _by_pyav
+    ring = Ring(link, request, easel.height, easel.width)
+    give = _by_decord if request["decoder"] == "decord" else _by_pyav
     try:
-        give(source, itertools.chain([first], frames), easel, ring, job)
+        give(source, itertools.chain([first], frames), easel, ring, request)
     finally:
         ring.flush(source.clock.end_s)
     reason, message = source.verdict()
@@ -180,18 +180,18 @@ def _facts(source: Source, easel: Easel) -> Message:
     }
 
 
-def _by_pyav(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
+def _by_pyav(source: Source, frames: Frames, easel: Easel, ring: Ring, request: Message) -> None:
     for index, (time_s, frame) in enumerate(frames):
-        if index >= job["start"] and index % job["every"] == 0:
+        if index >= request["start"] and index % request["every"] == 0:
             ring.put(index, time_s, partial(easel.draw, frame))
         else:
             ring.alive()
 
 
-def _by_decord(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Message) -> None:
+def _by_decord(source: Source, frames: Frames, easel: Easel, ring: Ring, request: Message) -> None:
     from ingest.decode.child.by_decord import all_frames, copy, sampled_frames
 
-    every = job["every"]
+    every = request["every"]
     rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every, ring.alive)
     try:
         for index, time_s, picture in rows:
@@ -203,13 +203,13 @@ def _by_decord(source: Source, frames: Frames, easel: Easel, ring: Ring, job: Me
 
 def main() -> None:
     link = Link(int(sys.argv[1]))
-    job = link.receive()
-    confine(job)
-    allow_cpu(2 * job["stall_s"])
+    request = link.receive()
+    confine(request)
+    allow_cpu(2 * request["stall_s"])
     from ingest.decode.child.source import Refusal
 
     try:
-        ending = decode(link, job)
+        ending = decode(link, request)
     except Refusal as refusal:
         reason, message = refusal.args
         link.send({"error": {"reason": reason, "message": message}})

@@ -43,9 +43,9 @@ def frames_of(
     """Everything the reader gives; of the pictures only every `step`-th row and column."""
     with open_video(path, DecodeOptions.model_validate(options)) as reader:
         batches = [(batch.rgb[:, ::step, ::step].copy(), batch.frame_index, batch.time_s) for batch in reader]
-        assert reader.outcome is not None
+        assert reader.ending is not None
         rgb, index, time_s = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        return rgb, index, time_s, reader.facts, reader.outcome, reader.decoder
+        return rgb, index, time_s, reader.facts, reader.ending, reader.decoder
 
 
 def plain(path: Path) -> tuple[int, list[float]]:
@@ -119,14 +119,14 @@ def clip(tmp_path: Path) -> Clip:
 
 
 def test_frames_of_a_known_clip_in_order(clip: Clip) -> None:
-    rgb, index, time_s, facts, outcome, decoder = frames_of(clip(counted(60), options={"crf": "0"}))
+    rgb, index, time_s, facts, ending, decoder = frames_of(clip(counted(60), options={"crf": "0"}))
     assert index.tolist() == list(range(60))
     assert index.dtype == np.int32
     assert np.abs(rgb[:, 32, 48].astype(int) - [[10 + 3 * n % 240] * 3 for n in range(60)]).max() <= 2
     np.testing.assert_allclose(time_s, np.arange(60) / 25, atol=1e-9)
     assert (facts.width, facts.height, facts.rotation, facts.fps, facts.codec) == (96, 64, 0, 25.0, "h264")
-    assert (outcome.status, outcome.reason, outcome.frames, decoder) == ("ok", None, 60, "pyav")
-    assert outcome.duration_s == pytest.approx(60 / 25)
+    assert (ending.status, ending.reason, ending.frames, decoder) == ("ok", None, 60, "pyav")
+    assert ending.duration_s == pytest.approx(60 / 25)
 
 
 @pytest.mark.slow
@@ -135,8 +135,8 @@ def test_every_real_clip_has_the_frames_and_times_of_a_plain_decode(clips: Path,
     extras = ("video_0.mov", "no_duration.webm", "nasa_13013.mp4", "weird_aspect.small.mpg", "unordered.mov")
     for path in [*sorted(clips.iterdir()), *(odd / name for name in extras)]:
         count, times = plain(path)
-        _, index, time_s, _, outcome, _ = frames_of(path, 16, decoder=decoder)
-        assert outcome.message == {"weird_aspect.small.mpg": "1 of 36 frames are damaged"}.get(path.name), path
+        _, index, time_s, _, ending, _ = frames_of(path, 16, decoder=decoder)
+        assert ending.message == {"weird_aspect.small.mpg": "1 of 36 frames are damaged"}.get(path.name), path
         assert index.tolist() == list(range(count)), path
         np.testing.assert_allclose(time_s, times, rtol=0, atol=1e-6, err_msg=str(path))
 
@@ -146,11 +146,11 @@ def check_durations(path: Path, **options: object) -> None:
     with open_video(path, DecodeOptions.model_validate(options)) as reader:
         batches = [(batch.time_s, batch.duration_s) for batch in reader]
         time_s, duration_s = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        assert reader.outcome is not None
+        assert reader.ending is not None
     assert duration_s.dtype == np.float64
     np.testing.assert_allclose(duration_s[:-1], np.diff(time_s), rtol=0, atol=1e-12)
     assert duration_s.min() > 0
-    assert duration_s.sum() == pytest.approx(reader.outcome.duration_s, abs=1e-9)
+    assert duration_s.sum() == pytest.approx(reader.ending.duration_s, abs=1e-9)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -208,8 +208,8 @@ def test_one_frame_in_so_many_is_the_same_frame_by_either_decoder(clips: Path, n
 def test_file_that_lies_about_its_frames_is_read_by_pyav(clips: Path) -> None:
     # decord counts 98 frames, of which the first three do not exist: its index is three off.
     for every in (1, 2):
-        *_, outcome, decoder = frames_of(clips / "no_face.mp4", 4, decoder="decord", every=every)
-        assert (outcome.frames, decoder) == (len(range(0, 95, every)), "pyav")
+        *_, ending, decoder = frames_of(clips / "no_face.mp4", 4, decoder="decord", every=every)
+        assert (ending.frames, decoder) == (len(range(0, 95, every)), "pyav")
 
 
 @pytest.mark.parametrize("lost", [5, 17])
@@ -230,10 +230,10 @@ def test_sampling_where_a_packet_gives_no_frame_is_done_by_pyav(clip: Clip, tmp_
 
 def test_what_decord_cannot_open_is_read_by_pyav(odd: Path) -> None:
     for name, count in (("av1_video.mkv", 125), ("bitmap.mp4", 5)):
-        *_, outcome, decoder = frames_of(odd / name, decoder="decord")
-        assert (outcome.frames, decoder) == (count, "pyav")
-    *_, outcome, decoder = frames_of(odd / "corrupted.mp4", decoder="decord")  # it fails there, sooner or later
-    assert outcome.frames == 49
+        *_, ending, decoder = frames_of(odd / name, decoder="decord")
+        assert (ending.frames, decoder) == (count, "pyav")
+    *_, ending, decoder = frames_of(odd / "corrupted.mp4", decoder="decord")  # it fails there, sooner or later
+    assert ending.frames == 49
     assert decoder.endswith("pyav")
 
 
@@ -394,8 +394,8 @@ def test_uncommon_pixel_formats(
     clip: Clip, codec: str, name: str, pix_fmt: str, levels: tuple[int, ...], expected: tuple[int, int, int]
 ) -> None:
     frame = flat(pix_fmt, levels or (0,) * 4)
-    rgb, *_, outcome, _ = frames_of(clip([frame], name, codec, pix_fmt))
-    assert outcome.status == "ok"
+    rgb, *_, ending, _ = frames_of(clip([frame], name, codec, pix_fmt))
+    assert ending.status == "ok"
     assert np.abs(rgb[0, 24, 32].astype(int) - expected).max() <= 2
 
 
@@ -450,19 +450,19 @@ def test_best_stream_is_taken_and_a_cover_is_no_video(odd: Path, tmp_path: Path)
 
 def test_damaged_packets_are_skipped_to_the_end_and_told(odd: Path) -> None:
     # 49 is what the ffmpeg command counts; PyAV's own loop ends at the damaged packet, after 28.
-    _, index, _, _, outcome, _ = frames_of(odd / "corrupted.mp4")
-    assert len(index) == outcome.frames == 49
-    assert (outcome.status, outcome.reason) == ("partial", "decode_error")
-    assert outcome.message is not None
-    assert "1 of 50" in outcome.message
+    _, index, _, _, ending, _ = frames_of(odd / "corrupted.mp4")
+    assert len(index) == ending.frames == 49
+    assert (ending.status, ending.reason) == ("partial", "decode_error")
+    assert ending.message is not None
+    assert "1 of 50" in ending.message
 
 
 def test_file_that_was_cut_short_is_partial(clip: Clip, tmp_path: Path) -> None:
     data = remuxed(clip(noise(60)), tmp_path / "front.mp4", lambda number, packet: packet).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
-    _, index, _, _, outcome, _ = frames_of(tmp_path / "cut.mp4")
+    _, index, _, _, ending, _ = frames_of(tmp_path / "cut.mp4")
     assert 10 < len(index) < 50
-    assert (outcome.status, outcome.reason) == ("partial", "decode_error")
+    assert (ending.status, ending.reason) == ("partial", "decode_error")
 
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.mkv", "mpeg4"), ("clip.wmv", "wmv2")])
@@ -474,9 +474,9 @@ def test_file_that_was_cut_between_two_frames_is_partial_where_it_states_its_len
         places = [packet.pos for packet in container.demux(video=0) if packet.size]
     assert frames_of(path)[4].status == "ok"
     os.truncate(path, places[40])
-    outcome = frames_of(path)[4]
-    assert (outcome.status, outcome.reason) == ("partial", "decode_error")
-    assert "cut short" in str(outcome.message)
+    ending = frames_of(path)[4]
+    assert (ending.status, ending.reason) == ("partial", "decode_error")
+    assert "cut short" in str(ending.message)
 
 
 def test_packet_that_silently_gives_no_frame_is_told(clip: Clip, tmp_path: Path) -> None:
@@ -488,10 +488,10 @@ def test_packet_that_silently_gives_no_frame_is_told(clip: Clip, tmp_path: Path)
     whole = clip(noise(30), codec="libx265", options={"x265-params": "log-level=none:bframes=0"}, gop=10)
     path = remuxed(whole, tmp_path / "less.mp4", without_picture)
     for decoder in ("pyav", "decord"):
-        _, index, _, _, outcome, _ = frames_of(path, decoder=decoder)
+        _, index, _, _, ending, _ = frames_of(path, decoder=decoder)
         assert len(index) == plain(path)[0] == 29
-        assert (outcome.status, outcome.reason) == ("partial", "decode_error")
-        assert "1 of 30" in str(outcome.message)
+        assert (ending.status, ending.reason) == ("partial", "decode_error")
+        assert "1 of 30" in str(ending.message)
 
 
 def test_frames_with_wrong_pictures_are_told(clip: Clip) -> None:
@@ -500,10 +500,10 @@ def test_frames_with_wrong_pictures_are_told(clip: Clip) -> None:
     for place in range(len(data) // 4, len(data), 4000):
         data[place] ^= 255
     path.write_bytes(data)
-    _, index, _, _, outcome, _ = frames_of(path)
+    _, index, _, _, ending, _ = frames_of(path)
     assert len(index) > 20
-    assert (outcome.status, outcome.reason) == ("partial", "decode_error")
-    assert "frames are damaged" in str(outcome.message)
+    assert (ending.status, ending.reason) == ("partial", "decode_error")
+    assert "frames are damaged" in str(ending.message)
 
 
 def test_larger_picture_than_allowed_is_refused(clip: Clip) -> None:

@@ -29,8 +29,8 @@ import json, mmap, os, resource, socket, sys, time
 from ingest.decode.child import program
 from ingest.decode.child.program import Link, confine
 link = Link(int(sys.argv[1]))
-job = link.receive()
-confine(job)
+request = link.receive()
+confine(request)
 def facts(**other):
     link.send({"facts": {"container": "c", "codec": "c", "width": 8, "height": 8, "fps": 25.0, "rotation": 0}
                | other, "picture": [8, 8]})
@@ -183,7 +183,7 @@ def test_child_cannot_take_the_shared_memory_away(video: Path, child: Callable[[
     program = child("""
         facts()
         try:
-            os.ftruncate(job["ring_fd"], 0)
+            os.ftruncate(request["ring_fd"], 0)
         except OSError as error:
             say(type(error).__name__)
         say("shrunk")
@@ -202,16 +202,16 @@ def test_child_cannot_take_the_shared_memory_away(video: Path, child: Callable[[
         "frame(2)\ngive([3], [0])",
     ],
 )
-def test_what_goes_wrong_after_a_frame_is_a_partial_outcome(
+def test_what_goes_wrong_after_a_frame_is_a_partial_ending(
     video: Path, child: Callable[[str], Path], ending: str
 ) -> None:
     program = child(f"facts(); frame(); link.receive(); frame(1)\n{ending}")
     with open_video(video, DecodeOptions(stall_s=1), program) as reader:
         assert sum(len(batch) for batch in reader) in (2, 3)
-        assert reader.outcome is not None
-        assert (reader.outcome.status, reader.outcome.frames) == ("partial", reader.frames)
-        assert reader.outcome.reason in ("decode_error", "decode_timeout")
-        assert reader.outcome.duration_s == pytest.approx(reader.frames / 25)
+        assert reader.ending is not None
+        assert (reader.ending.status, reader.ending.frames) == ("partial", reader.frames)
+        assert reader.ending.reason in ("decode_error", "decode_timeout")
+        assert reader.ending.duration_s == pytest.approx(reader.frames / 25)
 
 
 def test_what_the_child_started_ends_with_it(video: Path, child: Callable[[str], Path]) -> None:
@@ -239,14 +239,14 @@ def test_frames_that_were_decoded_before_an_error_are_given(video: Path, child: 
                     raise MemoryError
                 yield frame
         source.Source._decoded = breaks
-        program.Link, program.confine = lambda fd: link, lambda job: None
-        link.receive, receive = lambda: (setattr(link, "receive", receive), job)[1], link.receive
+        program.Link, program.confine = lambda fd: link, lambda request: None
+        link.receive, receive = lambda: (setattr(link, "receive", receive), request)[1], link.receive
         program.main()
     """)
     with open_video(video, None, program) as reader:
         assert sum(len(batch) for batch in reader) == 50
-        assert reader.outcome is not None
-        assert (reader.outcome.status, reader.outcome.reason) == ("partial", "memory_limit")
+        assert reader.ending is not None
+        assert (reader.ending.status, reader.ending.reason) == ("partial", "memory_limit")
 
 
 def test_file_of_another_user_is_read_through_the_open_descriptor_alone(
@@ -256,10 +256,10 @@ def test_file_of_another_user_is_read_through_the_open_descriptor_alone(
         import ctypes
         from ingest.decode.child import source
         from ingest.decode.child import easel
-        os.fchmod(job["video_fd"], 0)
+        os.fchmod(request["video_fd"], 0)
         ctypes.CDLL(None).setfsuid(65534)  # as a user namespace does, this takes root's power over files away
-        program.Link, program.confine = lambda fd: link, lambda job: None
-        link.receive, receive = lambda: (setattr(link, "receive", receive), job)[1], link.receive
+        program.Link, program.confine = lambda fd: link, lambda request: None
+        link.receive, receive = lambda: (setattr(link, "receive", receive), request)[1], link.receive
         program.main()
     """)
     with open_video(video, None, program) as reader:
@@ -281,8 +281,8 @@ def test_patience_is_fed_by_frames(video: Path, child: Callable[[str], Path], mo
     monkeypatch.setattr(sandbox, "FRAME_ALLOWANCE_S", 0.01)
     with open_video(video, DecodeOptions(start_s=3.5), program) as reader:
         assert 0 < sum(len(batch) for batch in reader) < 20
-        assert reader.outcome is not None
-        assert reader.outcome.reason == "decode_timeout"
+        assert reader.ending is not None
+        assert reader.ending.reason == "decode_timeout"
 
 
 def test_child_waits_for_a_slow_consumer(video: Path) -> None:
@@ -343,15 +343,15 @@ def test_child_dies_with_a_parent_that_is_killed(video: Path, child: Callable[[s
 
 def test_decord_that_dies_or_hangs_is_followed_by_pyav(video: Path, child: Callable[[str], Path]) -> None:
     program = child("""
-        if job["decoder"] == "decord":
-            def dies(source, frames, easel, ring, job):
+        if request["decoder"] == "decord":
+            def dies(source, frames, easel, ring, request):
                 for index, (time_s, frame) in zip(range(50), frames):
                     ring.put(index, time_s, lambda target: easel.draw(frame, target))
                 os.abort()
             program._by_decord = dies
-        link.receive = lambda: job
+        link.receive = lambda: request
         program.Link = lambda fd: link
-        program.confine = lambda job: setattr(link, "receive", lambda: Link.receive(link))
+        program.confine = lambda request: setattr(link, "receive", lambda: Link.receive(link))
         program.main()
     """)
     with open_video(video, DecodeOptions(decoder="decord"), program) as reader:
@@ -359,5 +359,5 @@ def test_decord_that_dies_or_hangs_is_followed_by_pyav(video: Path, child: Calla
         assert indices.tolist() == list(range(200))
         assert reader.decoder == "decord+pyav"
         assert reader.fallback == "decode_error: the decoder died of SIGABRT"
-        assert reader.outcome is not None
-        assert reader.outcome.status == "ok"
+        assert reader.ending is not None
+        assert reader.ending.status == "ok"
