@@ -36,7 +36,7 @@ bench: $(READY) ## the side-by-side measurements, one table each; needs the clip
 	@for name in decode detect memory; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: $(READY) ## write docs/tables.md from common/lake/schema.py
-	$(BIN)/python -m common.schema > docs/tables.md
+	$(BIN)/python -m common.lake.schema > docs/tables.md
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from common.config import Config
-from ingest.align import Aligner, AlignOptions, FaceBatch
+from common.faces import FaceBatch
+from ingest.align import Aligner, AlignOptions
 from ingest.cuts import CutFinder
 from ingest.decode.reader import DecodeOptions, FrameBatch, VideoReader
 from ingest.detect.detector import DetectorOptions, Faces, build
 from ingest.quality import QualityOptions, status
 from ingest.track import NO_TRACK, Tracker, TrackerOptions
-
-__all__ = ["FaceBatch", "FaceFinder", "FacesOptions"]
 
 # Crops are cut in coordinates that are 0 at the centre of the first pixel; detectors' are 0 at its edge. MTCNN's points
 # lie half a pixel farther, in the mean: its network sees a region cut off to whole pixels, and they are laid out from
@@ -89,6 +88,7 @@ class FaceFinder:
         return FaceBatch(
             frame_index=frames.frame_index,
             time_s=frames.time_s,
+            duration_s=frames.duration_s,
             row=np.repeat(np.arange(len(frames), dtype=np.int32), [len(faces) for faces in found]),
             track_id=np.concatenate([ids for _, ids in tracked]),
             box=np.concatenate([faces.boxes for faces in found]) * np.tile(scale, 2),

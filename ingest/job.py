@@ -13,13 +13,13 @@ from common import config
 from common.cli import JobOptions
 from common.commit.committer import Destination
 from common.commit.units import Video
+from common.faces import JPEG_QUALITY, to_faces
 from common.lake import schema
 from common.lake.layout import Lake, Partition
 from common.run import runner
 from common.store.base import StoreSettings
 from ingest import archive
 from ingest.faces import FacesOptions
-from ingest.shards import to_table
 from ingest.source import FaceSource
 
 
@@ -27,7 +27,7 @@ class IngestConfig(config.Config):
     """What decides the rows of `faces`; its digest names their partition."""
 
     faces: FacesOptions = FacesOptions()
-    jpeg_quality: int = Field(95, ge=1, le=100, description="quality of the stored crops")
+    jpeg_quality: int = Field(JPEG_QUALITY, ge=1, le=100, description="quality of the stored crops")
     frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
 
 
@@ -52,7 +52,7 @@ class _Processor:
     def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
         with self.source.open(video, beat) as stream:
             for batch in stream:
-                write(to_table(batch, video, quality=self.config.jpeg_quality))
+                write(to_faces(batch, video, quality=self.config.jpeg_quality))
                 beat(len(batch.frame_index))
         return stream.account()
 
@@ -61,10 +61,11 @@ def destination(lake: Lake, archive_name: str, config_: IngestConfig) -> Destina
     """The tables that ingesting `archive_name` with this configuration writes."""
     described = {"faces": config_.faces.identity()} | config_.model_dump(mode="json", exclude={"faces"})
     digest = f"i-{config.digest(described)}"
+    data = Partition("faces", (("ingest", digest), ("archive", archive_name)))
     return Destination(
         lake=lake,
-        data=Partition("faces", (("ingest", digest), ("archive", archive_name))),
-        videos=Partition("videos", (("job", f"ingest-{digest}"), ("archive", archive_name))),
+        data=data,
+        videos=data.videos,
         schema=schema.FACES,
         config=described,
         frames_per_part=config_.frames_per_part,

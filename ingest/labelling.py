@@ -2,31 +2,30 @@
 
 A dataset is one object, put whole: created the first time, replaced by a conditional put when the annotations have
 changed, left alone when they have not. So a reader sees the old rows or the new ones, never both, and a second run over
-the same files does nothing.
+the same files writes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from common.errors import AlreadyExists, NotFound, PreconditionFailed, StoreError, UsageError
+from common.lake.format import check, claim
 from common.lake.layout import Lake, Partition
-from common.lake.schema import LABELS
-from ingest.datasets import affwild2
+from common.lake.parts import PartWriter, check_values, read_footer
+from common.lake.schema import LABELS, LABELS_SORTED_BY
+from ingest.datasets import registry
 
-# What reads each dataset's folder: tables of the `labels` schema, one a video, by name.
-DATASETS: dict[str, Callable[[Path], Iterator[pa.Table]]] = {"affwild2": affwild2.read, "synth": affwild2.read}
-
-CONTENT_KEY = b"mien.content"
+CONTENT_KEY = "mien.content"
 """In the object's footer: the SHA-256 of its rows."""
-ROWS_PER_GROUP = 65_536
 
 
 @dataclass(frozen=True)
@@ -45,34 +44,47 @@ def label(dataset: str, root: Path, lake: Lake) -> Labelled:
     Raises UsageError for an unknown dataset, a missing folder or a line that cannot be read (nothing is written), and
     StoreError where another run changed the same labels meanwhile.
     """
-    if dataset not in DATASETS:
-        raise UsageError(f"no dataset {dataset!r}: choose one of {', '.join(sorted(DATASETS))}")
+    read = registry.reader(dataset)
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder: name the one that holds the dataset's annotations")
     key = lake.part_key(Partition("labels", (("dataset", dataset),)), "labels")
+    check(lake)
     with tempfile.TemporaryDirectory(prefix="mien-label-") as scratch:
         part = Path(scratch) / "labels.parquet"
-        videos, rows, content = _write(part, DATASETS[dataset](root))
+        videos, rows, content = _write(part, read(root))
+        claim(lake)
         return Labelled(dataset, videos, rows, _put(lake, key, part, content))
 
 
 def _write(path: Path, tables: Iterator[pa.Table]) -> tuple[int, int, str]:
-    """Writes the tables as one file; returns how many they were, their rows, and the digest of those."""
-    digest, videos, rows = hashlib.sha256(), 0, 0
-    waiting: list[pa.Table] = []
-    with pq.ParquetWriter(path, LABELS, compression="zstd", write_page_index=True) as writer:
+    """Writes the tables as one part; returns how many they were, their rows, and the digest of those."""
+    digest, videos, last = hashlib.sha256(), 0, ""
+    with PartWriter(path, LABELS, {}, sorted_by=LABELS_SORTED_BY) as writer:
         for table in tables:
-            videos, rows = videos + 1, rows + len(table)
+            last = _check(table, last)
             for batch in table.combine_chunks().to_batches():
                 digest.update(batch.serialize())
-            waiting.append(table)
-            if sum(map(len, waiting)) >= ROWS_PER_GROUP:
-                writer.write_table(pa.concat_tables(waiting), row_group_size=ROWS_PER_GROUP)
-                waiting = []
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting))
-        writer.add_key_value_metadata({CONTENT_KEY: digest.hexdigest()})
-    return videos, rows, digest.hexdigest()
+            writer.write(table)
+            videos += 1
+        writer.describe({CONTENT_KEY: digest.hexdigest()})
+    return videos, writer.rows, digest.hexdigest()
+
+
+def _check(table: pa.Table, last: str) -> str:
+    """The video that the table is of. Raises `ValueError` for rows that break the promises of the table `labels`.
+
+    `last`: the video of the table before.
+    """
+    if not len(table):
+        return last
+    check_values(table, LABELS)
+    (video,) = table["video"].unique().to_pylist()
+    if not pc.all(pc.xor(table["frame_index"].is_valid(), table["clip"].is_valid())).as_py():
+        raise ValueError(f"a label of {video} needs a frame or a clip, and not both")
+    order = pc.sort_indices(table, [(name, "ascending") for name in LABELS_SORTED_BY]).to_numpy()
+    if video <= last or np.any(np.diff(order) != 1):
+        raise ValueError(f"the labels of {video} are out of order")
+    return str(video)
 
 
 def _put(lake: Lake, key: str, part: Path, content: str) -> str:
@@ -93,4 +105,4 @@ def _put(lake: Lake, key: str, part: Path, content: str) -> str:
 def _content(lake: Lake, key: str) -> str:
     """The digest of the rows that are there now."""
     with lake.store.open_input(key) as file:
-        return (pq.ParquetFile(file).metadata.metadata or {}).get(CONTENT_KEY, b"").decode()
+        return read_footer(file).get(CONTENT_KEY, "")

@@ -12,8 +12,8 @@ import cv2
 
 from common import log
 from common.commit.units import Video
+from common.faces import FaceBatch
 from common.store.base import StoreSettings
-from ingest.align import FaceBatch
 from ingest.decode.reader import Beat, VideoReader, open_video
 from ingest.faces import FaceFinder, FacesOptions
 from ingest.fetch import Fetcher

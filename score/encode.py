@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ingest.faces import FaceBatch
+    from common.faces import FaceBatch
 
 # Frames without a face fill no batch of crops; held back for longer than this, they would fill the memory instead.
 MAX_FRAMES_HELD = 1024

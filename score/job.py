@@ -15,11 +15,12 @@ from common.bundle import Bundle, BundleManifest
 from common.cli import JobOptions
 from common.commit.committer import Destination
 from common.commit.units import Video
+from common.faces import FaceBatch
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES
 from common.run import runner
 from common.store.base import StoreSettings
-from ingest.faces import AlignOptions, FaceBatch, FacesOptions
+from ingest.faces import AlignOptions, FacesOptions
 from score.sources.ingested import Ingested, IngestedFaces
 from score.stream import ScoreOptions, scores
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.errors import MienError
-from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
-from common.lake.schema import BOX_COLUMNS, SCORES
+from common.faces import FaceBatch, to_scores
+from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
 from common.windows import breaks
 from score.encode import Encoder, encode
 from score.sequences import Sequence, Window, Windowing
@@ -27,7 +27,6 @@ from score.sequences import Sequence, Window, Windowing
 if TYPE_CHECKING:
     from common.bundle import BundleManifest
     from common.commit.units import Video
-    from ingest.faces import FaceBatch
 
 TASKS = ("va", "expr", "au")
 _NO_CROPS = np.zeros((0, 0, 0, 3), np.uint8)
@@ -189,38 +188,6 @@ class _Stream:
         while self._pending and self._pending[0].ready == len(self._pending[0].faces.row):
             pending = self._pending.popleft()
             if len(pending.faces.frame_index):
-                yield _rows(pending.faces, pending.predictions, self._columns, self._video)
-
-
-def _rows(faces: FaceBatch, predictions: NDArray[np.float32] | None, columns: list[str], video: Video) -> pa.Table:
-    """Rows of one batch of frames: its faces, and the frames without one."""
-    empty = np.setdiff1d(np.arange(len(faces.frame_index)), faces.row)
-    frame = np.concatenate([faces.row, empty])
-    track = np.concatenate([faces.track_id, np.full(len(empty), -1)])
-    order = np.lexsort((track, frame))
-    no_face = order >= len(faces.row)
-    face = np.where(no_face, 0, order)  # the row of `faces` that a row of the table is about
-
-    def of_faces(values: NDArray, type_: pa.DataType) -> pa.Array:
-        filled = values[face] if len(values) else np.zeros(len(order))
-        return pa.array(filled.astype(type_.to_pandas_dtype()), type_, mask=no_face)
-
-    status = np.where(no_face, "no_face", np.append(faces.status, "")[face])
-    data = {
-        "video_id": pa.repeat(video.video_id, len(order)),
-        "uri": pa.repeat(video.uri, len(order)),
-        "frame_index": pa.array(faces.frame_index[frame[order]], pa.int32()),
-        "time_s": pa.array(faces.time_s[frame[order]], pa.float64()),
-        "track_id": of_faces(faces.track_id, pa.int32()),
-        "face_status": pa.array(status.tolist(), pa.string()),
-        "det_score": of_faces(faces.score, pa.float32()),
-    }
-    data |= {name: of_faces(faces.box[:, i], pa.float32()) for i, name in enumerate(BOX_COLUMNS)}
-    if predictions is not None:
-        data |= {name: of_faces(predictions[:, i], pa.float32()) for i, name in enumerate(columns)}
-        if expressions := [i for i, name in enumerate(columns) if name in EXPRESSION_COLUMNS]:
-            names = np.array([columns[i].removeprefix("expr_") for i in expressions])
-            best = names[predictions[:, expressions].argmax(axis=1)]
-            data["expression"] = pa.array(best[face].tolist(), pa.string(), mask=no_face)
-    arrays = [data.get(column.name, pa.nulls(len(order), column.type)) for column in SCORES]
-    return pa.Table.from_arrays(arrays, schema=SCORES)
+                predictions = pending.predictions
+                columns = {} if predictions is None else dict(zip(self._columns, predictions.T, strict=True))
+                yield to_scores(pending.faces, self._video, columns)

@@ -15,12 +15,12 @@ def reconcile(lake: str, json: bool) -> int:
     """
     from common.cli import emit_json
     from common.commit.committer import Committer, Destination
-    from common.errors import NotFound, UsageError
+    from common.errors import NotFound
+    from common.lake.format import check_existing
     from common.lake.layout import Lake
 
     found = Lake(lake)
-    if next(found.store.list(), None) is None:
-        raise UsageError(f"there is no lake at {found.url}: give the folder or prefix that --lake named")
+    check_existing(found)
     summary = {"units": 0, "mended": 0, "cleaned": 0}
     problems: list[str] = []
     for partition in (partition for table in ("faces", "scores") for partition in found.partitions(table)):

@@ -51,6 +51,11 @@ class Video:
     def video_id(self) -> str:
         return video_id(self.uri)
 
+    @property
+    def name(self) -> str:
+        """The file's name with its extension; two folders of an archive may hold videos of one name."""
+        return self.uri.rpartition("/")[2]
+
 
 @dataclass(frozen=True)
 class Unit:

@@ -15,11 +15,12 @@ from common.store.base import StoreSettings
 from common.store.store import Store
 
 _ARCHIVE = re.compile(r"[a-z][a-z0-9_-]*")
-# A value begins with a letter: engines read an all-digit one as a number.
+# A value begins with a letter: engines read an all-digit one as a number, and these words as no value or another type.
 _VALUE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_RESERVED = {"null", "none", "nil", "na", "nan", "inf", "infinity", "true", "false"}
 # The folders between a table's schema and its parts: columns for whoever queries it.
 PARTITION_KEYS = {table: tuple(folders) for table, folders in FOLDERS.items()}
-_JOBS = {"faces": "ingest", "scores": "score"}  # what the job that makes a table is called in `videos`
+_JOBS = {"faces": "ingest-", "scores": "score-"}  # how the name of a job over videos begins, by the table it makes
 
 
 def check_archive_name(name: str) -> str:
@@ -28,6 +29,8 @@ def check_archive_name(name: str) -> str:
         raise UsageError(
             f"{name!r} is not an archive's name: use small letters, digits, _ and -, beginning with a letter"
         )
+    if name in _RESERVED:
+        raise UsageError(f"{name!r} cannot be an archive's name, query engines read it as a value: choose another name")
     return name
 
 
@@ -46,6 +49,25 @@ class Partition:
                 raise UsageError(
                     f"{key}={value!r} cannot stand in a path: begin with a letter, then letters, digits, . _ -"
                 )
+            if value.lower() in _RESERVED:
+                raise UsageError(f"{key}={value!r} is read as a value by query engines: choose another name")
+
+    @classmethod
+    def parse(cls, text: str) -> Partition | None:
+        """The partition that `str` gives as `text`; None for a folder that is none."""
+        table, _, path = text.partition("/")
+        steps = [step.partition("=") for step in path.split("/")]
+        schema, *keys = [(key, value) for key, _, value in steps]
+        if schema != ("schema", str(SCHEMA_VERSION)) or tuple(key for key, _ in keys) != PARTITION_KEYS.get(table):
+            return None
+        try:
+            return cls(table, tuple(keys))
+        except UsageError:
+            return None
+
+    def __getitem__(self, key: str) -> str:
+        """The value of one of the folders, such as `archive`."""
+        return dict(self.keys)[key]
 
     @property
     def path(self) -> str:
@@ -53,10 +75,23 @@ class Partition:
         return "/".join([f"schema={SCHEMA_VERSION}", *(f"{key}={value}" for key, value in self.keys)])
 
     @property
+    def job(self) -> str:
+        """The name in `videos` of the job that makes this partition of faces or scores: `score-<model>`."""
+        return _JOBS[self.table] + self.keys[0][1]
+
+    @property
     def videos(self) -> Partition:
         """Of a partition of faces or scores: the partition of `videos` that says what became of its videos."""
-        (_, configuration), (_, archive) = self.keys
-        return Partition("videos", (("job", f"{_JOBS[self.table]}-{configuration}"), ("archive", archive)))
+        return Partition("videos", (("job", self.job), ("archive", self["archive"])))
+
+    @property
+    def data(self) -> Partition:
+        """Of a partition of `videos`: the one of faces or scores that its job makes; of any other, itself."""
+        for table, prefix in _JOBS.items():
+            if self.table == "videos" and self["job"].startswith(prefix):
+                key = PARTITION_KEYS[table][0]
+                return Partition(table, ((key, self["job"].removeprefix(prefix)), ("archive", self["archive"])))
+        return self
 
     def __str__(self) -> str:
         return f"{self.table}/{self.path}"
@@ -104,11 +139,9 @@ class Lake:
 
     def partitions(self, table: str) -> list[Partition]:
         """The table's partitions that have a part or a plan, in order; folders that are none are passed over."""
-        named = "/".join(f"{key}=({_VALUE.pattern})" for key in PARTITION_KEYS[table])
-        pattern = re.compile(rf"(?:_plans/)?{table}/schema={SCHEMA_VERSION}/{named}/[^/]+")
-        found = set()
-        for root in ("", "_plans/"):
-            for entry in self.store.list(f"{root}{table}/schema={SCHEMA_VERSION}/"):
-                if match := pattern.fullmatch(entry.key):
-                    found.add(match.groups())
-        return [Partition(table, tuple(zip(PARTITION_KEYS[table], values, strict=True))) for values in sorted(found)]
+        found = {
+            Partition.parse(entry.key.removeprefix("_plans/").rpartition("/")[0])
+            for root in ("", "_plans/")
+            for entry in self.store.list(f"{root}{table}/schema={SCHEMA_VERSION}/")
+        }
+        return sorted((partition for partition in found if partition), key=lambda partition: partition.keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -24,12 +24,20 @@ STAGED_ROW_GROUP_BYTES = 8 << 20  # less for pieces: they are written beside a d
 
 
 class PartWriter:
-    """Writes tables to one file in row groups of even size; `footer` becomes its key-value metadata."""
+    """Writes tables to one file in row groups of even size; `footer` becomes its key-value metadata.
+
+    `sorted_by`: the columns that the rows come sorted by, as far as the schema has them; the file says so.
+    """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, footer: Mapping[str, str], row_group_bytes: int = ROW_GROUP_BYTES
+        self,
+        path: Path,
+        schema: pa.Schema,
+        footer: Mapping[str, str],
+        row_group_bytes: int = ROW_GROUP_BYTES,
+        sorted_by: Sequence[str] = SORTED_BY,
     ) -> None:
-        order = [pq.SortingColumn(schema.names.index(name)) for name in SORTED_BY if name in schema.names]
+        order = [pq.SortingColumn(schema.names.index(name)) for name in sorted_by if name in schema.names]
         self._speaking = partial(speaking, "write", str(path))
         with self._speaking():
             self._writer = pq.ParquetWriter(
@@ -43,12 +51,16 @@ class PartWriter:
                 write_page_checksum=True,
                 sorting_columns=order,
             )
-        self._writer.add_key_value_metadata(dict(footer))
+        self.describe(footer)
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._row_group_bytes = row_group_bytes
         self._room = (ROW_GROUP_ROWS, row_group_bytes)
         self.rows = 0
+
+    def describe(self, footer: Mapping[str, str]) -> None:
+        """Adds key-value metadata."""
+        self._writer.add_key_value_metadata(dict(footer))
 
     def write(self, table: pa.Table) -> None:
         """Raises `ValueError` (Arrow's) for a table that does not fit the schema."""

@@ -2,14 +2,14 @@
 
 Tables are plain Parquet: lower-case scalar columns, float32 values, no Arrow extension types (reading one can run
 code). Within a version the columns do not change, so that a reader may take them from any part; only `labels` may gain
-nullable ones with a new dataset. Anything else is a new `SCHEMA_VERSION`, which is in each path.
+nullable ones with a new dataset. Any other change needs a new `SCHEMA_VERSION`, which is in each path.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS
+from common.labels import ACTION_UNITS, ALL_EXPRESSIONS, EXPRESSION_COLUMNS, FURTHER_EXPRESSION_COLUMNS
 
 SCHEMA_VERSION = 1
 
@@ -45,10 +45,26 @@ def _field(
 
 _VIDEO_ID = _field("video_id", pa.string(), "first 32 hex digits of the SHA-256 of the video's canonical URI")
 _URI = _field("uri", pa.string(), "canonical URI: absolute path, or s3://bucket/key")
-_FRAME = _field("frame_index", pa.int32(), "number of the frame in presentation order, from 0", range_=">= 0")
+_VIDEO_NAME = _field("video_name", pa.string(), "name of the video's file with its extension: the last part of uri")
+
+
+def _frame(null: str = "never") -> pa.Field:
+    return _field(
+        "frame_index", pa.int32(), "number of the frame in presentation order, from 0", range_=">= 0", null=null
+    )
+
+
 _TIME = _field(
     "time_s", pa.float64(), "presentation time minus the container's start time, as a player shows it", unit="s"
 )
+_FRAME_DURATION = _field(
+    "frame_duration_s",
+    pa.float64(),
+    "from this frame's time to that of the next frame which is in the table, of the last one to the end of the video",
+    unit="s",
+    range_=">= 0",
+)
+_KEYS = (_VIDEO_ID, _URI, _VIDEO_NAME, _frame(), _TIME, _FRAME_DURATION)
 
 
 def _track(null: str) -> pa.Field:
@@ -69,27 +85,25 @@ def _detection(null: str) -> list[pa.Field]:
 
 _NO_FACE = "no face in the frame"
 _NO_PREDICTION = "no face, or the bundle lacks the task"
+_NO_CLASS = "no face, or the bundle lacks the class"
 
 SCORES = pa.schema(
     [
-        _VIDEO_ID,
-        _URI,
-        _FRAME,
-        _TIME,
+        *_KEYS,
         _track(_NO_FACE),
         _field("face_status", pa.string(), "whether the row has a face", range_=", ".join(FACE_STATUSES)),
         *_detection(_NO_FACE),
         _field("valence", pa.float32(), "unpleasant to pleasant", range_="[-1, 1]", null=_NO_PREDICTION),
         _field("arousal", pa.float32(), "calm to excited", range_="[-1, 1]", null=_NO_PREDICTION),
         *(
-            _field(column, pa.float32(), f"probability of the expression {name}", range_="[0, 1]", null=_NO_PREDICTION)
-            for column, name in zip(EXPRESSION_COLUMNS, EXPRESSIONS, strict=True)
+            _field(column, pa.float32(), f"probability of the expression {name}", range_="[0, 1]", null=_NO_CLASS)
+            for name, column in zip(ALL_EXPRESSIONS, EXPRESSION_COLUMNS + FURTHER_EXPRESSION_COLUMNS, strict=True)
         ),
         _field(
             "expression",
             pa.string(),
             "the most probable expression",
-            range_=", ".join(EXPRESSIONS),
+            range_=", ".join(ALL_EXPRESSIONS),
             null=_NO_PREDICTION,
         ),
         *(
@@ -98,7 +112,7 @@ SCORES = pa.schema(
                 pa.float32(),
                 f"probability that action unit {int(name[2:])} is active",
                 range_="[0, 1]",
-                null=_NO_PREDICTION,
+                null=_NO_CLASS,
             )
             for name in ACTION_UNITS
         ),
@@ -107,10 +121,7 @@ SCORES = pa.schema(
 
 FACES = pa.schema(
     [
-        _VIDEO_ID,
-        _URI,
-        _FRAME,
-        _TIME,
+        *_KEYS,
         _track(_NO_FACE),
         _field(
             "face_status", pa.string(), "whether the row has a face fit for a model", range_=", ".join(FACE_STATUSES)
@@ -136,6 +147,8 @@ VIDEOS = pa.schema(
     [
         _VIDEO_ID,
         _URI,
+        _VIDEO_NAME,
+        _field("model", pa.string(), "the folder model= of its scores", null="the job is one of mien ingest"),
         _field("version", pa.string(), "the object's ETag, or size and modification time of a file"),
         _field("status", pa.string(), "what became of the video", range_=", ".join(OUTCOMES)),
         _field("reason", pa.string(), "why it is partial or failed", range_=", ".join(REASONS), null="status is ok"),
@@ -185,10 +198,25 @@ LABELS = pa.schema(
         _field(
             "subject", pa.string(), "which of two people the annotation is of", range_="left, right", null="one person"
         ),
-        _FRAME,
+        _frame(null="clip is set"),
+        _field(
+            "clip",
+            pa.string(),
+            "name of the clip that the annotation is of as a whole, all of its frames",
+            null="frame_index is set",
+        ),
         _field("valence", pa.float32(), "unpleasant to pleasant", range_="[-1, 1]", null=_NOT_ANNOTATED),
         _field("arousal", pa.float32(), "calm to excited", range_="[-1, 1]", null=_NOT_ANNOTATED),
-        _field("expression", pa.string(), "annotated expression", range_=", ".join(EXPRESSIONS), null=_NOT_ANNOTATED),
+        _field(
+            "expression", pa.string(), "annotated expression", range_=", ".join(ALL_EXPRESSIONS), null=_NOT_ANNOTATED
+        ),
+        _field(
+            "votes",
+            pa.int32(),
+            "how many annotators chose the expression",
+            range_=">= 0",
+            null="not annotated, or the dataset does not say",
+        ),
         *(
             _field(
                 name, pa.int8(), f"whether action unit {int(name[2:])} is active", range_="0, 1", null=_NOT_ANNOTATED
@@ -219,7 +247,7 @@ ABOUT = {
     "scores": "A row is a face in a frame, or a frame without one. Every decoded frame has at least one row.",
     "faces": "A row is a face in a frame, with its aligned crop, or a frame without one.",
     "videos": "A row is a planned video and what became of it, per job.",
-    "labels": "A row is an annotated frame of a dataset.",
+    "labels": "A row is an annotated frame or clip of a dataset; either frame_index or clip is set, never both.",
 }
 # The folders between a table's version and its parts, which readers show as further columns.
 _ARCHIVE = {"archive": "name of the archive, as --archive gave it or made from SRC"}
@@ -229,7 +257,9 @@ FOLDERS = {
     "videos": {"job": "the job that did the video: `score-` and a model, or `ingest-` and an ingest", **_ARCHIVE},
     "labels": {"dataset": "name of the dataset"},
 }
+# The order of the rows in a part, as far as the table has these columns.
 SORTED_BY = ("video_id", "frame_index", "track_id")
+LABELS_SORTED_BY = ("video", "clip", "frame_index")
 
 
 def to_markdown() -> str:

@@ -24,6 +24,7 @@ from common.cli import JobOptions, emit_json
 from common.commit.committer import Committer, Destination, LedgerRecord
 from common.commit.units import Unit, Units, Video
 from common.errors import MienError
+from common.lake.format import check, claim
 from common.progress import Progress
 from common.run import cluster
 from common.run.worker import Done, MakeProcessor, WorkerFactory
@@ -93,7 +94,10 @@ def run(
     listed: list[pa.Array] = []
     put = not options.dry_run
     if put:
+        claim(destination.lake)
         committer.record_config()
+    else:
+        check(destination.lake)
     committer.plan.extend(_counted(listing, listed), limit=options.limit, put=put)
     if options.retry_failed is not None:
         committer.retry_failed(options.retry_failed or None, put=put)

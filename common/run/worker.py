@@ -118,6 +118,8 @@ class Worker:
         return {
             "video_id": video.video_id,
             "uri": video.uri,
+            "video_name": video.name,
+            "model": dict(self.staging.destination.data.keys).get("model"),
             "version": video.version,
             "size": video.size,
             "attempts": attempts,

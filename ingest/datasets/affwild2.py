@@ -105,7 +105,8 @@ def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
         if task in files:
             rows[: len(values[task])] = _valid(task, values[task], files[task][0])
         columns |= _columns(task, rows)
-    return pa.table([columns[field.name].cast(field.type) for field in LABELS], schema=LABELS)
+    missing = {field.name: pa.nulls(count, field.type) for field in LABELS if field.name not in columns}
+    return pa.table([(columns | missing)[field.name].cast(field.type) for field in LABELS], schema=LABELS)
 
 
 def _numbers(path: Path, width: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from fsspec.spec import AbstractFileSystem
 
 from common.errors import MienError, UsageError
 from common.lake.committed import committed
+from common.lake.format import check_existing
 from common.lake.layout import PARTITION_KEYS, Lake
 from common.lake.schema import TABLES
 
@@ -155,8 +156,7 @@ def _said(error: duckdb.Error) -> str:
 @contextmanager
 def connect(lake: Lake) -> Iterator[Tables]:
     """Questions to `lake`. Raises `UsageError` if there is no lake."""
-    if next(lake.store.list(), None) is None:
-        raise UsageError(f"there is no lake at {lake.url}: give the folder or prefix that --lake named")
+    check_existing(lake)
     files = _LakeFiles(lake)
     with tempfile.TemporaryDirectory(prefix="mien-sql-") as spill:
         connection = duckdb.connect(config={"temp_directory": spill, "autoinstall_known_extensions": False})

@@ -8,19 +8,18 @@ from datetime import datetime
 from typing import Any
 
 from common.commit.plan import PlanLog
-from common.lake.layout import Lake, Partition
+from common.lake.layout import PARTITION_KEYS, Lake, Partition
 from score.analysis.sql import connect
 
-# Per data table: the folder that names its configuration, and how a job over it is called in `videos`.
-_JOBS = {"faces": ("ingest", "ingest-"), "scores": ("model", "score-")}
+_MADE_BY_JOBS = ("faces", "scores")
 _OUTCOMES = """
     SELECT job, archive, status, reason, count(*), sum(frames)::BIGINT, arg_max(run_id, finished_at), max(finished_at)
     FROM videos GROUP BY ALL"""
 
 
 @dataclass
-class Job:
-    """One data partition: `todo` counts planned videos whose outcome is not committed yet."""
+class JobStatus:
+    """One partition of faces or scores: `todo` counts planned videos whose outcome is not committed yet."""
 
     table: str
     config: str
@@ -48,7 +47,7 @@ class Job:
 @dataclass(frozen=True)
 class Status:
     lake: str
-    jobs: list[Job]
+    jobs: list[JobStatus]
     labels: dict[str, int]  # dataset -> rows
 
     def as_json(self) -> dict[str, Any]:
@@ -57,41 +56,37 @@ class Status:
 
 def status(lake: Lake) -> Status:
     """Reads the plans, the ledger and the tables, each part once. Raises `UsageError` if there is no lake."""
-    rows: dict[tuple[str, str], int] = {}
+    rows: dict[Partition, int] = {}
     with connect(lake) as tables:
-        for table, (column, prefix) in _JOBS.items():
-            counts = tables.query(f"SELECT {column}, archive, count(*) FROM {table} GROUP BY ALL")[1]
-            rows |= {(prefix + config, archive): count for config, archive, count in counts}
+        for table in _MADE_BY_JOBS:
+            keys = PARTITION_KEYS[table]
+            counts = tables.query(f"SELECT {', '.join(keys)}, count(*) FROM {table} GROUP BY ALL")[1]
+            rows |= {Partition(table, tuple(zip(keys, values, strict=True))): count for *values, count in counts}
         outcomes = list(tables.query(_OUTCOMES)[1])
         labels = dict(tables.query("SELECT dataset, count(*) FROM labels GROUP BY dataset ORDER BY dataset")[1])
-    # After the tables: whatever they hold is planned by now, also if a job has begun meanwhile.
-    jobs = {
-        (_JOBS[table][1] + job.config, job.archive): job
-        for table in _JOBS
-        for job in (_planned(lake, table, partition) for partition in lake.partitions(table))
-    }
-    for key, count in rows.items():
-        jobs[key].rows = count
+    # The plans are read after the tables, so that all that is in the tables is planned, also if a job has just begun.
+    jobs = {partition: _planned(lake, partition) for table in _MADE_BY_JOBS for partition in lake.partitions(table)}
+    for partition, count in rows.items():
+        jobs[partition].rows = count
     for name, archive, *outcome in outcomes:
-        _count(jobs[name, archive], *outcome)
+        _count(jobs[Partition("videos", (("job", name), ("archive", archive))).data], *outcome)
     return Status(lake.url, list(jobs.values()), labels)
 
 
-def _planned(lake: Lake, table: str, partition: Partition) -> Job:
-    keys = dict(partition.keys)
+def _planned(lake: Lake, partition: Partition) -> JobStatus:
     plan = PlanLog(lake, partition)
     plan.load()
-    return Job(
-        table,
-        keys[_JOBS[table][0]],
-        keys["archive"],
+    return JobStatus(
+        partition.table,
+        partition[PARTITION_KEYS[partition.table][0]],
+        partition["archive"],
         units_planned=len(plan.units()),
         units_done=sum(1 for _ in lake.store.list(lake.ledger_prefix(partition))),
         planned=len(plan),
     )
 
 
-def _count(job: Job, outcome: str, reason: str | None, videos: int, frames: int, run: str, at: datetime) -> None:
+def _count(job: JobStatus, outcome: str, reason: str | None, videos: int, frames: int, run: str, at: datetime) -> None:
     setattr(job, outcome, getattr(job, outcome) + videos)
     job.frames += frames
     if reason:
@@ -106,7 +101,7 @@ def as_text(status: Status) -> Iterator[str]:
     if not status.jobs and not status.labels:
         yield "  nothing in it yet: mien ingest and mien score fill it"
     for job in status.jobs:
-        yield f"{job.table}  {'ingest' if job.table == 'faces' else 'model'} {job.config}  archive {job.archive}"
+        yield f"{job.table}  {PARTITION_KEYS[job.table][0]} {job.config}  archive {job.archive}"
         yield f"  units    {job.units_done} of {job.units_planned} done"
         counts = [f"{job.ok} ok", f"{job.partial} partial", f"{job.failed} failed", f"{job.todo} to do"]
         yield f"  videos   {job.planned} planned: {', '.join(counts)}"

@@ -17,10 +17,10 @@ from common.bundle import Crop
 from common.commit.committer import Committer, Destination, LedgerRecord, Outcome
 from common.commit.units import LISTING, Video
 from common.errors import NotFound, UsageError, VideoError
+from common.faces import FaceBatch, from_faces
+from common.lake.format import check
 from common.lake.layout import Lake, Partition
 from common.lake.schema import FACES
-from ingest.faces import FaceBatch
-from ingest.shards import from_table
 
 FRAME_ROWS = 512  # rows decoded at a time; whole frames
 
@@ -35,7 +35,7 @@ class Ingested:
     @property
     def ingest(self) -> str:
         """The digest of the configuration that the faces were ingested with."""
-        return dict(self.partition.keys)["ingest"]
+        return self.partition["ingest"]
 
     def committer(self) -> Committer:
         """Reads the plan and ledger of the faces; commits nothing."""
@@ -51,10 +51,9 @@ class Ingested:
 
 def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
     """The faces of `archive`, cut as `crop` says; `ingest` chooses among several. Raises `UsageError`."""
+    check(lake)
     found = {
-        dict(partition.keys)["ingest"]: partition
-        for partition in lake.partitions("faces")
-        if dict(partition.keys)["archive"] == archive
+        partition["ingest"]: partition for partition in lake.partitions("faces") if partition["archive"] == archive
     }
     if not found:
         raise UsageError(f"no faces of archive {archive} in {lake.url}: run `mien ingest` first, or pass --archive")
@@ -136,10 +135,10 @@ class IngestedStream:
                 # The last frame may go on in the next rows.
                 whole = pc.index(rest["frame_index"], rest["frame_index"][-1]).as_py()
                 if whole:
-                    yield from_table(rest.slice(0, whole))
+                    yield from_faces(rest.slice(0, whole))
                     rest = rest.slice(whole)
         if len(rest):
-            yield from_table(rest)
+            yield from_faces(rest)
 
     def _rows(self) -> Iterator[pa.Table]:
         wanted = self._outcome.video_id

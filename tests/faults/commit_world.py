@@ -65,7 +65,8 @@ def rows_of(uri: str, version: str, table: str) -> pa.Table:
     value = float(int(hashlib.sha256(f"{uri} {version}".encode()).hexdigest()[:4], 16)) / 65536
     rows = []
     for frame, track in faces_of(uri, version):
-        row = {"video_id": video_id(uri), "uri": uri, "frame_index": frame, "time_s": frame / 25, "track_id": track}
+        row = {"video_id": video_id(uri), "uri": uri, "video_name": uri.rpartition("/")[2], "track_id": track}
+        row |= {"frame_index": frame, "time_s": frame / 25, "frame_duration_s": 1 / 25}
         row["face_status"] = "no_face" if track is None else "ok"
         if track is not None:
             row |= {f.name: value for f in schema if pa.types.is_float32(f.type)} | {"crop": b"jpeg"}
@@ -79,6 +80,7 @@ def videos_row(video: Video) -> dict[str, object]:
     return {
         "video_id": video.video_id,
         "uri": video.uri,
+        "video_name": video.name,
         "version": video.version,
         "size": video.size,
         **({"status": "ok"} if frames else failed),

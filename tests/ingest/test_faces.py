@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
-from ingest.align import FaceBatch
+from common.faces import FaceBatch
 from ingest.decode.reader import DecodeOptions, FrameBatch, VideoFacts, open_video
 from ingest.detect.detector import Faces
 from ingest.faces import FaceFinder, FacesOptions

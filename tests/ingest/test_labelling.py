@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import duckdb
@@ -11,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from common.errors import StoreError, UsageError
+from common.lake import parts
 from common.lake.layout import Lake
 from common.lake.schema import LABELS
 from common.store.store import Store
 from ingest import cli
+from ingest.datasets import registry
 from ingest.labelling import label
 
 KEY = "labels/schema=1/dataset=affwild2/part-labels.parquet"
@@ -76,7 +79,8 @@ def test_after_a_change_a_glob_sees_the_new_rows_and_no_old_one(dataset, tmp_pat
     assert found.fetchall() == expected[change]
 
 
-def test_many_rows_keep_their_order_across_row_groups(dataset, tmp_path):
+def test_many_rows_keep_their_order_across_row_groups(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "ROW_GROUP_ROWS", 65_536)
     for number in range(3):
         lines = "\n".join(f"{frame / 40000:.5f},0" for frame in range(40_000))
         (annotations(dataset) / f"long{number}.txt").write_text(f"valence,arousal\n{lines}\n")
@@ -87,6 +91,8 @@ def test_many_rows_keep_their_order_across_row_groups(dataset, tmp_path):
     keys = [(row["video"], row["frame_index"]) for row in file.read(["video", "frame_index"]).to_pylist()]
     assert keys == sorted(keys)
     assert len(set(keys)) == 120_003
+    sorted_by = [LABELS.names[column.column_index] for column in file.metadata.row_group(0).sorting_columns]
+    assert sorted_by == ["video", "clip", "frame_index"]
 
 
 def test_datasets_lie_side_by_side(dataset, tmp_path):
@@ -129,6 +135,65 @@ def test_wrong_use_is_one_sentence_and_writes_nothing(dataset, tmp_path, fault):
         (annotations(dataset) / "b.txt").write_text("valence,arousal\nhigh,low\n")
     with pytest.raises(UsageError):
         label(name, root, Lake(str(tmp_path / "lake")))
+    assert not (tmp_path / "lake").exists()
+
+
+TOY = """
+import pyarrow as pa
+from common.lake.schema import LABELS
+
+def read(root):
+    for path in sorted(root.glob("*.txt")):
+        rows = [dict(zip(("frame_index", "clip", "expression", "votes"), eval(line))) for line in path.open()]
+        known = {"video": path.stem, "base_video": path.stem, "fold": 0}
+        yield pa.Table.from_pylist([known | row for row in rows], schema=LABELS)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A dataset that this file alone knows; gives what writes its videos' labels, as tuples."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "toy_dataset.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setitem(registry.DATASETS, "toy", "toy_dataset")
+    (tmp_path / "toy").mkdir()
+
+    def write(video, *rows):
+        (tmp_path / "toy" / f"{video}.txt").write_text("\n".join(map(repr, rows)))
+        return tmp_path / "toy"
+
+    yield write
+    sys.modules.pop("toy_dataset", None)
+
+
+def test_a_dataset_that_is_registered_is_labelled_with_its_own_classes_clips_and_votes(toy, tmp_path):
+    toy("a", (None, "a-1", "contempt", 7), (None, "a-2", "anxiety", 5))
+    root = toy("b", (0, None, "neutral", None), (4, None, "helplessness", 2))
+    lake = Lake(str(tmp_path / "lake"))
+    assert label("toy", root, lake).rows == 4
+    table = pq.ParquetFile(tmp_path / "lake/labels/schema=1/dataset=toy/part-labels.parquet").read()
+    found = table.select(["video", "frame_index", "clip", "expression", "votes"]).to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        ("a", None, "a-1", "contempt", 7),
+        ("a", None, "a-2", "anxiety", 5),
+        ("b", 0, None, "neutral", None),
+        ("b", 4, None, "helplessness", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ((None, None, "fear", 1), "a frame or a clip"),
+        ((3, "a-1", "fear", 1), "a frame or a clip"),
+        ((0, None, "fear", 1), "out of order"),
+    ],
+)
+def test_labels_that_break_the_promises_of_the_table_are_not_written(toy, tmp_path, row, problem):
+    root = toy("a", (1, None, "fear", 1), row)
+    with pytest.raises(ValueError, match=problem):
+        label("toy", root, Lake(str(tmp_path / "lake")))
     assert not (tmp_path / "lake").exists()
 
 

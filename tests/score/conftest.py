@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from common.bundle import Bundle
-from common.commit.units import Video
+from common.faces import FaceBatch
 from common.labels import ACTION_UNITS, EXPRESSIONS
-from common.lake import schema
-from common.lake.layout import Lake, Partition
-from ingest.faces import FaceBatch
 
 SIZE = 8
 
@@ -77,6 +69,7 @@ def face_batches(
         yield FaceBatch(
             frame_index=indices,
             time_s=indices / fps + 0.5,
+            duration_s=np.full(len(indices), 1 / fps),
             row=np.array([key[0] for key in keys], np.int32),
             track_id=np.array([key[2] for key in keys], np.int32),
             box=np.array([[frame, track, frame + 9, track + 9] for _, frame, track in keys], np.float32).reshape(m, 4),
@@ -90,95 +83,6 @@ def face_batches(
 @pytest.fixture
 def make_faces() -> Callable[..., Iterator[FaceBatch]]:
     return face_batches
-
-
-def sample_table(table: str, rows: int, *, video: str = "a") -> pa.Table:
-    """Rows of one video with a value of every column's type; in nullable columns every third is NULL."""
-    columns = []
-    for field in schema.TABLES[table]:
-        values: list[Any]
-        if pa.types.is_string(field.type):
-            same = {"video_id": video, "uri": video}.get(field.name)
-            values = [same or f"{field.name} {i}" for i in range(rows)]
-        elif pa.types.is_binary(field.type):
-            values = [bytes([i % 256, 0, 255]) for i in range(rows)]
-        elif pa.types.is_timestamp(field.type):
-            values = [datetime(2026, 1, 2, 3, 4, 5, i, UTC) for i in range(rows)]
-        elif pa.types.is_floating(field.type):
-            values = [i / 8 for i in range(rows)]
-        else:
-            values = [i % 100 for i in range(rows)]
-        if field.nullable:
-            values = [None if i % 3 == 2 else value for i, value in enumerate(values)]
-        columns.append(pa.array(values, field.type))
-    return pa.Table.from_arrays(columns, schema=schema.TABLES[table])
-
-
-SAMPLE_PARTITIONS = {
-    "scores": (("model", "m-1a"), ("archive", "clips")),
-    "faces": (("ingest", "i2b"), ("archive", "clips")),
-    "videos": (("job", "score-m-1a"), ("archive", "clips")),
-    "labels": (("dataset", "synth"),),
-}
-
-
-def sample_part(
-    lake: Lake,
-    table: str,
-    unit: str,
-    rows: pa.Table,
-    *,
-    recorded: bool = True,
-    n: int | None = None,
-    keys: dict[str, str] | None = None,
-) -> str:
-    """Puts a part as the commit protocol leaves it, with its ledger record unless it is still on its way."""
-    partition = Partition(table, tuple(keys.items()) if keys else SAMPLE_PARTITIONS[table])
-    buffer = io.BytesIO()
-    pq.write_table(rows, buffer, compression="zstd")
-    key = lake.part_key(partition, unit, n)
-    lake.store.create(key, buffer.getvalue())
-    data = partition
-    if table == "videos":
-        (_, job), archive = partition.keys
-        data = Partition("scores", (("model", job.removeprefix("score-")), archive))
-    record = lake.ledger_key(data, unit)
-    if recorded and table != "labels" and lake.store.stat(record) is None:
-        lake.store.create(record, b"{}")
-    return key
-
-
-@pytest.fixture
-def make_rows() -> Callable[..., pa.Table]:
-    return sample_table
-
-
-@pytest.fixture
-def put_part() -> Callable[..., str]:
-    return sample_part
-
-
-def account(video: Video, **known: Any) -> dict[str, Any]:
-    """A row of `videos`, as a worker would make it."""
-    return {
-        "video_id": video.video_id,
-        "uri": video.uri,
-        "version": video.version,
-        "size": video.size,
-        "frames": 0,
-        "frames_with_face": 0,
-        "tracks": 0,
-        "attempts": 1,
-        "wall_s": 0.5,
-        "run_id": "r1",
-        "code_version": "0",
-        "finished_at": datetime(2026, 1, 1, tzinfo=UTC),
-    } | known
-
-
-@pytest.fixture
-def make_account() -> Callable[..., dict[str, Any]]:
-    return account
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lakes import put_part, sample_rows
 
 from common.cli import main
 from common.lake.layout import Lake
@@ -16,9 +17,9 @@ from score import doctor
 
 
 @pytest.fixture
-def lake(tmp_path: Path, make_rows, put_part) -> str:
+def lake(tmp_path: Path) -> str:
     lake = Lake(str(tmp_path / "lake"))
-    put_part(lake, "scores", "u1", make_rows("scores", 6))
+    put_part(lake, "scores", "u1", sample_rows("scores", 6))
     return lake.url
 
 

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
+from lakes import put_part, sample_rows
 
 from common.lake.layout import Lake
 from common.lake.schema import TABLES
@@ -18,12 +19,12 @@ ROWS = 40
 
 
 @pytest.fixture
-def lake(tmp_path: Path, make_rows, put_part) -> Path:
+def lake(tmp_path: Path) -> Path:
     """Two units of every table, and everything that a job keeps beside them."""
     lake = Lake(str(tmp_path / "lake"))
     for table in TABLES:
         for unit, video in (("u1", "a"), ("u2", "b")):
-            put_part(lake, table, unit, make_rows(table, ROWS, video=video))
+            put_part(lake, table, unit, sample_rows(table, ROWS, video=video))
     for aside in ("_staging/scores/schema=1/u3/x.parquet", "_plans/scores/schema=1/00000001.parquet"):
         lake.store.create(aside, b"not a table")
     return tmp_path / "lake"
@@ -34,9 +35,9 @@ def glob(lake: Path, table: str) -> str:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_reader_sees_every_row_and_null(lake: Path, table: str, make_rows) -> None:
+def test_every_reader_sees_every_row_and_null(lake: Path, table: str) -> None:
     names = TABLES[table].names
-    expected = pa.concat_tables([make_rows(table, ROWS, video=video) for video in "ab"])
+    expected = pa.concat_tables([sample_rows(table, ROWS, video=video) for video in "ab"])
     listed = ", ".join(names)
     connection = duckdb.connect(config={"autoinstall_known_extensions": False})
     connection.execute("SET TimeZone = 'UTC'")

@@ -13,7 +13,13 @@ import pytest
 from common import windows as grid
 from common.commit.units import Video
 from common.errors import MienError
-from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
+from common.labels import (
+    ACTION_UNITS,
+    EXPRESSION_COLUMNS,
+    EXPRESSIONS,
+    FURTHER_EXPRESSION_COLUMNS,
+    VALENCE_AROUSAL,
+)
 from common.lake.schema import SCORES
 from score.sequences import Windowing
 from score.stream import ScoreOptions, scores
@@ -89,8 +95,9 @@ def test_every_frame_has_a_row_in_order_and_frames_without_a_face_have_nulls(ari
     with_face = set(itertools.chain(*FACES.values()))
     empty = table[table.face_status == "no_face"]
     assert set(empty.frame_index) == set(range(FRAMES)) - with_face
-    assert empty.drop(columns=["video_id", "uri", "frame_index", "time_s", "face_status"]).isna().all(axis=None)
-    faces = table[table.face_status != "no_face"]
+    of_frames = ["video_id", "uri", "video_name", "frame_index", "time_s", "frame_duration_s", "face_status"]
+    assert empty.drop(columns=of_frames).isna().all(axis=None)
+    faces = table[table.face_status != "no_face"].drop(columns=list(FURTHER_EXPRESSION_COLUMNS))
     assert faces.notna().all(axis=None)
     assert (
         set(zip(*faces[faces.face_status == "low_quality"][["frame_index", "track_id"]].T.values, strict=True)) == low

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import torch
+from lakes import put_part
 
 from common.commit.units import video_id
 from common.labels import ACTION_UNITS, EXPRESSIONS
+from common.lake.layout import Lake
 from common.lake.schema import FACES, LABELS
 
 CROP = 32
@@ -38,6 +39,8 @@ def faces_table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
         columns |= {
             "video_id": video_id(f"/v/{name}.mp4"),
             "uri": f"/v/{name}.mp4",
+            "video_name": f"{name}.mp4",
+            "frame_duration_s": 1 / 30,
             "time_s": row["frame_index"] / 30,
             "track_id": None,
             "face_status": "ok" if face else "no_face",
@@ -53,7 +56,6 @@ def labels_table(name: str, frames: int, split: str, **columns: list[Any]) -> pa
     subject_ = subject if subject in ("left", "right") else None
     rows: dict[str, Any] = {field.name: [None] * frames for field in LABELS}
     rows |= {
-        "dataset": ["toy"] * frames,
         "video": [name] * frames,
         "base_video": [base if subject_ else name] * frames,
         "subject": [subject_] * frames,
@@ -70,15 +72,10 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 def write_lake(root: Path, faces: dict[str, pa.Table], labels: list[pa.Table]) -> Path:
     """A lake whose units of faces are all committed, each named like its video."""
-    partition = Path("faces") / "schema=1" / "ingest=i-toy" / "archive=toy"
-    for folder in (root / partition, root / "_ledger" / partition):
-        folder.mkdir(parents=True)
+    lake = Lake(str(root))
     for name, table in faces.items():
-        pq.write_table(table, root / partition / f"part-{name}-00000.parquet")
-        (root / "_ledger" / partition / f"{name}.json").write_text("{}")
-    folder = root / "labels" / "schema=1" / "dataset=toy"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.concat_tables(labels), folder / "part-labels.parquet")
+        put_part(lake, "faces", name, table, n=0, keys={"ingest": "i-toy", "archive": "toy"})
+    put_part(lake, "labels", "labels", pa.concat_tables(labels), keys={"dataset": "toy"})
     return root
 
 

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
-import simplejpeg
 from numpy.typing import NDArray
 
 from common import config, log
 from common.bundle import Preprocess
 from common.errors import MienError, NotFound, UsageError
+from common.faces import decoded_crops
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
 from common.lake.committed import committed
+from common.lake.format import check
 from common.lake.layout import Lake, Partition
 from common.lake.parts import read_footer
 from train.data.join import Join, join_labels, subjects
@@ -79,6 +81,7 @@ class FaceSet:
 
 def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) -> FaceSet:
     """All committed faces of an archive with their labels. UsageError: the lake lacks either, or has several."""
+    check(lake)
     dataset, labels = _labels(lake, data.dataset)
     source = _partition(lake, data)
     parts = committed(lake, "faces", source)
@@ -159,7 +162,7 @@ def _values(labels: pd.DataFrame, joined: NDArray[np.int64], splits: Splits) -> 
 
 def _labels(lake: Lake, dataset: str | None) -> tuple[dict[str, Any], pd.DataFrame]:
     """The dataset's name and the digest of its rows (or an object's version, where it does not say), and the rows."""
-    partitions = {dict(p.keys)["dataset"]: p for p in lake.partitions("labels")}
+    partitions = {partition["dataset"]: partition for partition in lake.partitions("labels")}
     if dataset is None and len(partitions) == 1:
         dataset = next(iter(partitions))
     if dataset not in partitions:
@@ -177,8 +180,7 @@ def _labels(lake: Lake, dataset: str | None) -> tuple[dict[str, Any], pd.DataFra
 
 def _partition(lake: Lake, data: Selection) -> Partition:
     def wanted(partition: Partition) -> bool:
-        keys = dict(partition.keys)
-        return data.archive in (None, keys["archive"]) and data.ingest in (None, keys["ingest"])
+        return data.archive in (None, partition["archive"]) and data.ingest in (None, partition["ingest"])
 
     every = lake.partitions("faces")
     found = [partition for partition in every if wanted(partition)]
@@ -233,10 +235,7 @@ def _crops(lake: Lake, part: str, size: int) -> Iterator[tuple[pd.DataFrame, NDA
             batch = batch.filter(batch["crop"].is_valid())
             if not len(batch):
                 continue
-            try:
-                crops = np.stack([simplejpeg.decode_jpeg(crop.as_py(), "RGB") for crop in batch["crop"]])
-            except ValueError as error:
-                raise MienError(f"a crop in {part} of the lake {lake.url} cannot be decoded: {error}") from None
+            crops = decoded_crops(pa.Table.from_batches([batch]))
             if crops.shape[1:] != (size, size, 3):
                 raise UsageError(f"the crops in {part} are {crops.shape[2]} px wide, the recipe's crop.size is {size}")
             yield batch.select(_KEYS).to_pandas(), crops

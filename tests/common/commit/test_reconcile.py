@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lakes import account, listing
 
 from common.cli import main
 from common.commit.committer import Committer, Destination, Staging
-from common.commit.units import LISTING, Video, video_id
+from common.commit.units import Video
+from common.lake.format import claim
 from common.lake.layout import Lake, Partition
 from common.lake.schema import FACES
 
@@ -27,9 +28,9 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     """Four ingested videos of six frames, in two units of two parts."""
     lake = Lake(str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url"))
     committer = Committer(Destination(lake, DATA, DATA.videos, FACES, {"frames_per_part": 3}, 3))
+    claim(lake)
     committer.record_config()
-    listed = [{"video_id": video_id(uri), "uri": uri, "version": "1", "size": 1} for uri in URIS]
-    committer.plan.extend([pa.RecordBatch.from_pylist(listed, LISTING)], unit_videos=2)
+    committer.plan.extend([listing(Video(uri, "1", 1) for uri in URIS)], unit_videos=2)
     for unit in committer.pending():
         for video in unit.videos:
             with Staging(committer.destination).writer(video, "a") as writer:
@@ -37,22 +38,18 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
                     {
                         "video_id": video.video_id,
                         "uri": video.uri,
+                        "video_name": video.name,
                         "frame_index": n,
                         "time_s": n,
+                        "frame_duration_s": 1,
                         "face_status": "no_face",
                     }
                     for n in range(6)
                 ]
                 writer.write(pa.Table.from_pylist(frames, FACES))
-                writer.finish(outcome(video))
+                writer.finish(account(video, status="ok", frames=6))
         committer.commit(unit)
     return lake
-
-
-def outcome(video: Video) -> dict[str, object]:
-    known = {"video_id": video.video_id, "uri": video.uri, "version": "1", "size": 1, "status": "ok", "frames": 6}
-    made = {"attempts": 1, "wall_s": 1.0, "run_id": "r", "code_version": "0", "finished_at": datetime.now(UTC)}
-    return known | made | {"frames_with_face": 0, "tracks": 0}
 
 
 def objects(lake: Lake) -> dict[str, bytes]:

@@ -22,7 +22,17 @@ def test_other_archive_names_are_refused(name: str) -> None:
         check_archive_name(name)
 
 
-@pytest.mark.parametrize("value", ["", "7", "a/b", "..", "a=b", "a b"])
+@pytest.mark.parametrize("word", ["null", "none", "nil", "na", "nan", "inf", "infinity", "true", "false"])
+def test_words_that_an_engine_takes_for_a_value_are_refused(word: str) -> None:
+    with pytest.raises(UsageError, match=f"'{word}' cannot be an archive's name"):
+        check_archive_name(word)
+    for spelling in (word, word.upper(), word.capitalize()):
+        with pytest.raises(UsageError, match=spelling):
+            Partition("labels", (("dataset", spelling),))
+    assert check_archive_name(f"{word}_tapes") == f"{word}_tapes"
+
+
+@pytest.mark.parametrize("value", ["", "7", "1e5", "a/b", "..", "a=b", "a b", "__HIVE_DEFAULT_PARTITION__"])
 def test_a_partition_value_that_breaks_a_path_is_refused(value: str) -> None:
     with pytest.raises(UsageError):
         Partition("scores", (("model", value),))
@@ -51,6 +61,29 @@ def test_what_became_of_its_videos_has_a_partition_of_its_own() -> None:
     assert SCORES.videos == Partition("videos", (("job", "score-demo-3f"), ("archive", "clips")))
     faces = Partition("faces", (("ingest", "i-1"), ("archive", "clips")))
     assert faces.videos == Partition("videos", (("job", "ingest-i-1"), ("archive", "clips")))
+
+
+@pytest.mark.parametrize("data", [SCORES, Partition("faces", (("ingest", "i-1"), ("archive", "score-a")))])
+def test_the_job_of_outcomes_leads_back_to_the_rows_it_makes(data: Partition) -> None:
+    assert data.videos["job"] == data.job
+    assert data.videos.data == data.data == data
+
+
+@pytest.mark.parametrize("partition", [SCORES, SCORES.videos, Partition("labels", (("dataset", "synth"),))])
+def test_a_folder_is_read_as_the_partition_that_it_is_of(partition: Partition) -> None:
+    assert Partition.parse(str(partition)) == partition
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("", "scores", "scores/schema=1", "scores/schema=2/model=m/archive=a", "scores/schema=1/model=m"),
+        *("scores/schema=1/archive=a/model=m", "scores/schema=1/model=m/archive=a/x=y", "other/schema=1/model=m"),
+        *("scores/schema=1/model=7/archive=a", "scores/schema=1/model=m/archive=", "scores/schema=1/model=m/archive"),
+    ],
+)
+def test_other_folders_are_no_partition(folder: str) -> None:
+    assert Partition.parse(folder) is None
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])

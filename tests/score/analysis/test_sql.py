@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from lakes import put_part, sample_rows
 
 from common.errors import MienError, UsageError
+from common.lake.format import claim
 from common.lake.layout import Lake
 from common.lake.schema import FOLDERS, TABLES, VIDEOS
 from common.store.store import Store
@@ -29,10 +31,10 @@ def ask(lake: Lake, sql: str) -> list[tuple]:
         return list(tables.query(sql)[1])
 
 
-def test_views_hold_the_rows_of_committed_parts(lake: Lake, make_rows, put_part) -> None:
+def test_views_hold_the_rows_of_committed_parts(lake: Lake) -> None:
     for table in TABLES:
-        put_part(lake, table, "u1", make_rows(table, 10, video="a"))
-        put_part(lake, table, "u2", make_rows(table, 7, video="b"))
+        put_part(lake, table, "u1", sample_rows(table, 10, video="a"))
+        put_part(lake, table, "u2", sample_rows(table, 7, video="b"))
     assert ask(lake, "SELECT count(*), avg(valence), max(model), max(archive) FROM scores WHERE video_id = 'b'") == [
         (7, pytest.approx((0 + 1 + 3 + 4 + 6) / 8 / 5), "m-1a", "clips")
     ]
@@ -42,31 +44,31 @@ def test_views_hold_the_rows_of_committed_parts(lake: Lake, make_rows, put_part)
     assert ask(lake, "SELECT octet_length(crop) FROM faces LIMIT 1") == [(3,)]
 
 
-def test_a_part_without_a_ledger_record_is_not_seen(lake: Lake, make_rows, put_part) -> None:
+def test_a_part_without_a_ledger_record_is_not_seen(lake: Lake) -> None:
     for table in ("scores", "faces", "videos"):
-        put_part(lake, table, "u1", make_rows(table, 10))
-        put_part(lake, table, "u2", make_rows(table, 7), recorded=False)
+        put_part(lake, table, "u1", sample_rows(table, 10))
+        put_part(lake, table, "u2", sample_rows(table, 7), recorded=False)
         assert ask(lake, f"SELECT count(*) FROM {table}") == [(10,)]
 
 
-def test_all_parts_of_a_unit_are_seen(lake: Lake, make_rows, put_part) -> None:
+def test_all_parts_of_a_unit_are_seen(lake: Lake) -> None:
     for n in range(3):
-        put_part(lake, "faces", "u1", make_rows("faces", 5), n=n)
+        put_part(lake, "faces", "u1", sample_rows("faces", 5), n=n)
     assert ask(lake, "SELECT count(*) FROM faces") == [(15,)]
 
 
-def test_empty_tables_have_the_columns_and_types_of_full_ones(lake: Lake, make_rows, put_part, tmp_path: Path) -> None:
-    lake.store.create("_plans/something", b"begun")
+def test_empty_tables_have_the_columns_and_types_of_full_ones(lake: Lake, tmp_path: Path) -> None:
+    claim(lake)
     empty = {table: ask(lake, f"SELECT column_name, column_type FROM (DESCRIBE {table})") for table in TABLES}
     for table in TABLES:
         assert [name for name, _ in empty[table]] == [*TABLES[table].names, *FOLDERS[table]]
         assert ask(lake, f"SELECT count(*) FROM {table}") == [(0,)]
-        put_part(lake, table, "u1", make_rows(table, 3))
+        put_part(lake, table, "u1", sample_rows(table, 3))
         assert ask(lake, f"SELECT column_name, column_type FROM (DESCRIBE {table})") == empty[table]
 
 
-def test_a_column_that_a_dataset_brought_is_null_in_older_labels(lake: Lake, make_rows, put_part) -> None:
-    newer = make_rows("labels", 6)
+def test_a_column_that_a_dataset_brought_is_null_in_older_labels(lake: Lake) -> None:
+    newer = sample_rows("labels", 6)
     put_part(lake, "labels", "u1", newer.drop_columns(["au26"]))
     put_part(lake, "labels", "u2", newer)
     assert ask(lake, "SELECT count(*), count(au26) FROM labels") == [(12, 4)]
@@ -82,16 +84,16 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 @pytest.fixture
-def counted(tmp_path: Path, make_rows, put_part) -> Lake:
+def counted(tmp_path: Path) -> Lake:
     """Two models over two archives, three units each, and labels; all of it is read through the store."""
     lake = Lake(str(tmp_path / "archive=z" / "lake"))
     for model, archive, n in product(("m-1", "m-2"), ("a", "b"), range(3)):
         keys = {"model": model, "archive": archive}
-        put_part(lake, "scores", f"u{n}", make_rows("scores", 5), keys=keys)
-        video = make_rows("videos", 1)
+        put_part(lake, "scores", f"u{n}", sample_rows("scores", 5), keys=keys)
+        video = sample_rows("videos", 1)
         video = video.set_column(VIDEOS.get_field_index("status"), VIDEOS.field("status"), pa.array(["ok"]))
         put_part(lake, "videos", f"u{n}", video, keys={"job": f"score-{model}", "archive": archive})
-    put_part(lake, "labels", "u0", make_rows("labels", 5))
+    put_part(lake, "labels", "u0", sample_rows("labels", 5))
     return lake
 
 
@@ -142,13 +144,13 @@ def test_folders_above_the_lake_are_no_columns_of_it(counted: Lake) -> None:
         ("SELECT table_name FROM information_schema.tables ORDER BY 1", "faces"),
     ],
 )
-def test_analysts_ask_in_any_form_that_only_reads(lake: Lake, make_rows, put_part, sql: str, first: object) -> None:
-    put_part(lake, "scores", "u1", make_rows("scores", 6))
+def test_analysts_ask_in_any_form_that_only_reads(lake: Lake, sql: str, first: object) -> None:
+    put_part(lake, "scores", "u1", sample_rows("scores", 6))
     assert ask(lake, sql)[0][0] == first
 
 
-def test_the_catalog_lists_the_tables_and_nothing_else(lake: Lake, make_rows, put_part) -> None:
-    put_part(lake, "scores", "u1", make_rows("scores", 6))
+def test_the_catalog_lists_the_tables_and_nothing_else(lake: Lake) -> None:
+    put_part(lake, "scores", "u1", sample_rows("scores", 6))
     assert [name for (name,) in ask(lake, "SHOW TABLES")] == sorted(TABLES)
 
 
@@ -163,8 +165,8 @@ def test_the_catalog_lists_the_tables_and_nothing_else(lake: Lake, make_rows, pu
         ("SELECT 1; SELECT 2", "single SELECT"),
     ],
 )
-def test_a_bad_question_is_answered_with_one_sentence(lake: Lake, make_rows, put_part, sql, sentence) -> None:
-    put_part(lake, "scores", "u1", make_rows("scores", 3))
+def test_a_bad_question_is_answered_with_one_sentence(lake: Lake, sql, sentence) -> None:
+    put_part(lake, "scores", "u1", sample_rows("scores", 3))
     with pytest.raises(SqlError, match=sentence) as caught:
         ask(lake, sql)
     assert "\n" not in str(caught.value)
@@ -196,8 +198,8 @@ def test_a_bad_question_is_answered_with_one_sentence(lake: Lake, make_rows, put
         "SELECT * FROM lake",
     ],
 )
-def test_a_query_reads_the_tables_and_touches_nothing_else(lake: Lake, make_rows, put_part, tmp_path, sql) -> None:
-    put_part(lake, "scores", "u1", make_rows("scores", 3))
+def test_a_query_reads_the_tables_and_touches_nothing_else(lake: Lake, tmp_path, sql) -> None:
+    put_part(lake, "scores", "u1", sample_rows("scores", 3))
     (tmp_path / "aside.csv").write_text("a,b\n1,2\n")
     before = sorted(entry.key for entry in lake.store.list()), sorted(tmp_path.glob("*"))
     with pytest.raises(MienError):
@@ -210,8 +212,8 @@ def test_no_lake_is_said_to_be_none(lake: Lake) -> None:
         ask(lake, "SELECT 1")
 
 
-def test_a_part_that_cannot_be_read_is_named(lake: Lake, make_rows, put_part) -> None:
-    key = put_part(lake, "scores", "u1", make_rows("scores", 3))
+def test_a_part_that_cannot_be_read_is_named(lake: Lake) -> None:
+    key = put_part(lake, "scores", "u1", sample_rows("scores", 3))
     lake.store.replace(key, b"garbage" * 10, lake.store.stat(key).version)
     with pytest.raises(MienError, match="part-u1"):
         ask(lake, "SELECT avg(valence) FROM scores")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from lakes import account, listing, put_part, sample_rows
 
 from common.commit.plan import PlanLog
-from common.commit.units import LISTING, Video
+from common.commit.units import Video
 from common.errors import UsageError
+from common.lake.format import claim
 from common.lake.layout import Lake, Partition
 from common.lake.schema import VIDEOS
 from score.analysis.status import as_text, status
@@ -20,35 +22,25 @@ START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
 def outcome(video: Video, number: int, state: str, reason: str | None) -> dict:
-    return dict.fromkeys(VIDEOS.names) | {
-        "video_id": video.video_id,
-        "uri": video.uri,
-        "version": video.version,
-        "status": state,
-        "reason": reason,
-        "size": 1,
-        "frames": 0 if state == "failed" else 100 + number,
-        "frames_with_face": 0,
-        "tracks": 0,
-        "attempts": 1,
-        "wall_s": 1.0,
-        "run_id": f"run-{number}",
-        "code_version": "0",
-        "finished_at": START + timedelta(minutes=number),
-    }
+    return account(
+        video,
+        status=state,
+        reason=reason,
+        frames=0 if state == "failed" else 100 + number,
+        run_id=f"run-{number}",
+        finished_at=START + timedelta(minutes=number),
+    )
 
 
 @pytest.fixture(params=["local", "s3"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path, make_rows, put_part) -> Lake:
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     """Five videos planned in units of two; two units are done."""
     url = str(tmp_path / "lake") if request.param == "local" else request.getfixturevalue("s3_url")
     lake = Lake(url)
     videos = [Video(f"/clips/{n}.mp4", "1-1", 10) for n in range(5)]
-    listing = pa.RecordBatch.from_pylist(
-        [{"video_id": v.video_id, "uri": v.uri, "version": v.version, "size": v.size} for v in videos], schema=LISTING
-    )
+    claim(lake)
     plan = PlanLog(lake, SCORES)
-    plan.extend([listing], unit_videos=2)
+    plan.extend([listing(videos)], unit_videos=2)
     states = iter([("ok", None), ("partial", "decode_error"), ("failed", "not_video"), ("failed", "not_video")])
     number = 0
     for unit in list(plan.units())[:2]:
@@ -56,9 +48,9 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path, make_rows, put_part) ->
         for video in unit.videos:
             rows.append(outcome(video, number, *next(states)))
             number += 1
-        put_part(lake, "scores", unit.id, make_rows("scores", 30))
+        put_part(lake, "scores", unit.id, sample_rows("scores", 30))
         put_part(lake, "videos", unit.id, pa.Table.from_pylist(rows, schema=VIDEOS))
-    put_part(lake, "labels", "u1", make_rows("labels", 12))
+    put_part(lake, "labels", "u1", sample_rows("labels", 12))
     return lake
 
 
@@ -84,9 +76,8 @@ def test_text_says_what_is_left_and_why_videos_failed(lake: Lake) -> None:
 
 def test_a_lake_in_which_nothing_is_committed_yet(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
-    PlanLog(lake, SCORES).extend(
-        [pa.RecordBatch.from_pylist([{"video_id": "0" * 32, "uri": "/a", "version": "1", "size": 1}], schema=LISTING)]
-    )
+    claim(lake)
+    PlanLog(lake, SCORES).extend([listing([Video("/a", "1", 1)])])
     (job,) = status(lake).jobs
     assert (job.planned, job.todo, job.rows, job.last_run) == (1, 1, 0, None)
 

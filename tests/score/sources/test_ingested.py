@@ -6,18 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from lakes import account, listing
 
 from common.bundle import Crop
 from common.commit.committer import Committer, Staging
-from common.commit.units import LISTING, Video
+from common.commit.units import Video
 from common.errors import UsageError, VideoError
+from common.faces import to_faces
+from common.lake.format import claim
 from common.lake.layout import Lake
 from common.store.store import Store
 from ingest.faces import FacesOptions
 from ingest.job import IngestConfig, destination
-from ingest.shards import to_table
 from score.sources import ingested as from_faces
 from score.sources.ingested import IngestedFaces
 
@@ -30,24 +31,24 @@ def videos(archive: str, count: int) -> list[Video]:
 
 
 @pytest.fixture
-def ingest(make_faces, make_account) -> Callable[..., None]:
+def ingest(make_faces) -> Callable[..., None]:
     """Commits the faces of videos as `mien ingest` does, without looking for them; no faces in videos of `failed`."""
 
     def run(lake: Lake, archive: str, listed: list[Video], *, failed: tuple[int, ...] = ()) -> None:
         made = destination(lake, archive, CONFIG)
         committer, staging = Committer(made), Staging(made)
+        claim(lake)
         committer.record_config()
-        rows = [{"video_id": v.video_id, "uri": v.uri, "version": v.version, "size": v.size} for v in listed]
-        committer.plan.extend([pa.RecordBatch.from_pylist(rows, schema=LISTING)])
+        committer.plan.extend([listing(listed)])
         for unit in committer.pending():
             (video,) = unit.videos
             if int(Path(video.uri).stem) in failed:
-                staging.fail(video, make_account(video, status="failed", reason="not_video", message="no"))
+                staging.fail(video, account(video, status="failed", reason="not_video", message="no"))
             else:
                 with staging.writer(video, "a" * 32) as writer:
                     for batch in make_faces({0: list(range(50))}, 60):
-                        writer.write(to_table(batch, video))
-                    writer.finish(make_account(video, status="ok", frames=60))
+                        writer.write(to_faces(batch, video))
+                    writer.finish(account(video, status="ok", frames=60))
             committer.commit(unit)
 
     return run

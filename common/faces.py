@@ -1,0 +1,149 @@
+"""Faces of a video as arrays, and as rows: the one place where a crop's JPEG and rows of `faces` and `scores` are made.
+
+A table of either has a row for each face and a row for each frame without one, in order of (frame_index, track_id).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from numpy.typing import NDArray
+
+from common.commit.units import Video
+from common.errors import MienError
+from common.lake.schema import BOX_COLUMNS, FACES, LANDMARK_COLUMNS, SCORES
+from common.tasks import TASKS
+
+NO_FACE = "no_face"
+JPEG_QUALITY = 95  # of 100: a crop's grey levels change by about one in the mean
+_EXPRESSION = TASKS["expr"]
+_EXPRESSION_COLUMNS = _EXPRESSION.columns(_EXPRESSION.known)
+
+
+@dataclass(frozen=True)
+class FaceBatch:
+    """Neighbouring frames, with or without faces, and the faces in them, in order of frame and track.
+
+    frame_index: int32 [F]; time_s, duration_s: float64 [F]: every frame; `duration_s` until the next frame's time.
+    row: int32 [M], which of the F frames a face is in; track_id: int32 [M]; box: float32 [M, 4]; landmarks: float32
+    [M, 5, 2] (in the order of `ingest.detect.detector.Faces`); both in pixels of the upright source picture, from its
+    edge. score: float32 [M]. status: str [M], "ok" or "low_quality". crops: uint8 [M, S, S, 3], aligned, RGB.
+    """
+
+    frame_index: NDArray[np.int32]
+    time_s: NDArray[np.float64]
+    duration_s: NDArray[np.float64]
+    row: NDArray[np.int32]
+    track_id: NDArray[np.int32]
+    box: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    score: NDArray[np.float32]
+    status: NDArray[np.str_]
+    crops: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.frame_index)
+
+
+def to_faces(batch: FaceBatch, video: Video, *, quality: int = JPEG_QUALITY) -> pa.Table:
+    """The batch in `schema.FACES`; `quality` (1 to 100) of the crops' JPEGs, whose chroma is not subsampled."""
+    rows = _Rows(batch, video)
+    jpegs = [simplejpeg.encode_jpeg(crop, quality, "RGB", "444") for crop in np.ascontiguousarray(batch.crops)]
+    columns = rows.shared() | {"crop": rows.of_faces(jpegs, pa.binary())}
+    landmarks = batch.landmarks.reshape(-1, len(LANDMARK_COLUMNS))
+    columns |= {name: rows.of_faces(landmarks[:, i]) for i, name in enumerate(LANDMARK_COLUMNS)}
+    return pa.table([columns[name] for name in FACES.names], schema=FACES)
+
+
+def from_faces(table: pa.Table) -> FaceBatch:
+    """The batch of one video's rows, as `to_faces` made them, with the crops as JPEG kept them.
+
+    `table` holds whole frames, in order. Raises `MienError` as `decoded_crops` does.
+    """
+    index = table["frame_index"].to_numpy()
+    begins = np.diff(index, prepend=-1) != 0
+    status = np.array(table["face_status"].to_pylist(), np.str_)
+    is_face = status != NO_FACE
+    faces = table.filter(pa.array(is_face))
+
+    def floats(columns: tuple[str, ...]) -> NDArray[np.float32]:
+        return np.stack([faces[column].to_numpy() for column in columns], 1).astype(np.float32)
+
+    return FaceBatch(
+        frame_index=index[begins].astype(np.int32),
+        time_s=table["time_s"].to_numpy()[begins],
+        duration_s=table["frame_duration_s"].to_numpy()[begins],
+        row=(np.cumsum(begins) - 1)[is_face].astype(np.int32),
+        track_id=faces["track_id"].to_numpy().astype(np.int32),
+        box=floats(BOX_COLUMNS),
+        landmarks=floats(LANDMARK_COLUMNS).reshape(-1, len(LANDMARK_COLUMNS) // 2, 2),
+        score=faces["det_score"].to_numpy().astype(np.float32),
+        status=status[is_face],
+        crops=decoded_crops(faces),
+    )
+
+
+def decoded_crops(faces: pa.Table) -> NDArray[np.uint8]:
+    """The crops of rows that have a face, uint8 [B, S, S, 3]; the columns crop, frame_index and uri suffice.
+
+    Raises `MienError` for one that cannot be decoded, naming its frame.
+    """
+    decoded = []
+    for row, jpeg in enumerate(faces["crop"]):
+        try:
+            decoded.append(simplejpeg.decode_jpeg(jpeg.as_py(), "RGB", fastdct=False))
+        except ValueError as error:
+            where = f"frame {faces['frame_index'][row].as_py()} of {faces['uri'][row].as_py()}"
+            raise MienError(f"the stored crop of a face in {where} is damaged ({error}): ingest it again") from None
+    return np.stack(decoded) if decoded else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def to_scores(batch: FaceBatch, video: Video, predictions: Mapping[str, NDArray[np.float32]]) -> pa.Table:
+    """The batch in `schema.SCORES`; `predictions`: column -> float32 [M]; the columns that are not in it are NULL."""
+    rows = _Rows(batch, video)
+    columns = rows.shared() | {name: rows.of_faces(values) for name, values in predictions.items()}
+    if given := [column for column in predictions if column in _EXPRESSION_COLUMNS]:
+        best = np.stack([predictions[column] for column in given]).argmax(axis=0)
+        names = np.array([column.removeprefix(_EXPRESSION.prefix) for column in given])
+        columns["expression"] = rows.of_faces(names[best].tolist(), pa.string())
+    return pa.table([columns.get(field.name, pa.nulls(len(rows), field.type)) for field in SCORES], schema=SCORES)
+
+
+class _Rows:
+    """The rows of a batch, and their columns as Arrow arrays."""
+
+    def __init__(self, batch: FaceBatch, video: Video) -> None:
+        self._batch, self._video = batch, video
+        empty = np.setdiff1d(np.arange(len(batch)), batch.row)
+        frame = np.concatenate([batch.row, empty])
+        track = np.concatenate([batch.track_id, np.zeros(len(empty), np.int32)])
+        order = np.lexsort((track, frame))
+        self._frame = frame[order]  # [R] which frame of the batch a row is of
+        self._face = pa.array(order, pa.int64(), mask=order >= len(batch.row))  # [R] which face, NULL for none
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def of_faces(self, values: NDArray | list, type_: pa.DataType | None = None) -> pa.Array:
+        """A column of a value for each of the M faces: NULL in rows without one."""
+        return pa.array(values, type_).take(self._face)
+
+    def shared(self) -> dict[str, pa.Array]:
+        """The columns that `faces` and `scores` have in common."""
+        batch, video = self._batch, self._video
+        columns = {
+            "video_id": pa.repeat(video.video_id, len(self)),
+            "uri": pa.repeat(video.uri, len(self)),
+            "video_name": pa.repeat(video.name, len(self)),
+            "frame_index": pa.array(batch.frame_index[self._frame]),
+            "time_s": pa.array(batch.time_s[self._frame]),
+            "frame_duration_s": pa.array(batch.duration_s[self._frame]),
+            "track_id": self.of_faces(batch.track_id),
+            "face_status": self.of_faces(batch.status.tolist(), pa.string()).fill_null(NO_FACE),
+            "det_score": self.of_faces(batch.score),
+        }
+        return columns | {name: self.of_faces(batch.box[:, i]) for i, name in enumerate(BOX_COLUMNS)}

@@ -1,0 +1,61 @@
+"""The format of a lake: its first job says in `_lake.json` which one it has, and no command touches a lake of another.
+
+The format changes when lakes that were written before cannot be gone on with: tables lack columns that are now in
+`schema`, or the bookkeeping has another form. A lake without the file that holds tables is of format 1.
+"""
+
+from __future__ import annotations
+
+import json
+
+from common.errors import AlreadyExists, NotFound, UsageError
+from common.lake.layout import Lake
+from common.lake.schema import TABLES
+
+FORMAT = 2
+KEY = "_lake.json"
+
+
+def check(lake: Lake) -> None:
+    """Raises `UsageError` for a lake of another format. One GET, and a few LISTs where the file is missing."""
+    found = _stated(lake)
+    if found is None and _holds_tables(lake):
+        found = _stated(lake) or 1  # asked again: a job that runs beside this one may just have begun the lake
+    if found in (None, FORMAT):
+        return
+    if found < FORMAT:
+        raise UsageError(
+            f"the lake {lake.url} was made by an earlier version of mien and lacks columns of today's tables: "
+            "name a new lake, and ingest, label and score into it again"
+        )
+    raise UsageError(f"the lake {lake.url} was made by a later version of mien: use that version")
+
+
+def check_existing(lake: Lake) -> None:
+    """`check`, for a command that asks about a lake; also raises `UsageError` where there is none."""
+    if next(lake.store.list(), None) is None:
+        raise UsageError(f"there is no lake at {lake.url}: give the folder or prefix that --lake named")
+    check(lake)
+
+
+def claim(lake: Lake) -> None:
+    """`check`, for a command that writes: a new lake gets the file that states its format."""
+    if _stated(lake) == FORMAT:
+        return
+    check(lake)
+    try:
+        lake.store.create(KEY, json.dumps({"format": FORMAT}).encode())
+    except AlreadyExists:
+        check(lake)
+
+
+def _stated(lake: Lake) -> int | None:
+    try:
+        stated: int = json.loads(lake.store.read(KEY))["format"]
+    except NotFound:
+        return None
+    return stated
+
+
+def _holds_tables(lake: Lake) -> bool:
+    return any(next(lake.store.list(f"{folder}/"), None) is not None for folder in ("_plans", *TABLES))

@@ -1,0 +1,26 @@
+"""The labelled datasets, found by name. A new one is a module with a function `read` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pyarrow as pa
+
+from common.errors import UsageError
+
+DATASETS = {
+    "affwild2": "ingest.datasets.affwild2",
+    "synth": "ingest.datasets.affwild2",  # `mien synth` writes Aff-Wild2's layout
+}
+"""Name of a dataset -> module whose `read` takes the dataset's folder."""
+
+
+def reader(name: str) -> Callable[[Path], Iterator[pa.Table]]:
+    """What reads a folder of the dataset: it yields tables of `common.lake.schema.LABELS`, one for each annotated video
+    or clip, in the order of their names. Raises `UsageError` for a name that is not registered."""
+    if name not in DATASETS:
+        raise UsageError(f"no dataset {name!r}: choose one of {', '.join(sorted(DATASETS))}")
+    read: Callable[[Path], Iterator[pa.Table]] = import_module(DATASETS[name]).read
+    return read
