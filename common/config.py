@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from common.errors import UsageError
+from common.kinds import Kinds
 
 COMMAND_LINE = "on the command line"
 
@@ -112,10 +113,13 @@ def _parts(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
     def search(annotation: Any) -> Iterator[type[BaseModel]]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield annotation
+        if isinstance(annotation, Kinds):
+            yield from annotation.values()
         for argument in get_args(annotation):
             yield from search(argument)
 
-    return list(search(model.model_fields[field].annotation))
+    info = model.model_fields[field]
+    return [part for annotation in (info.annotation, *info.metadata) for part in search(annotation)]
 
 
 def _keys(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[str]:

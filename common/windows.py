@@ -12,8 +12,13 @@ Pure functions over arrays that hold a whole track. `score.sequences` does the s
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from common.config import Config
 
 # In grid steps. Times in milliseconds are wrong by up to 0.015 steps at 30 fps. On a 30 fps grid, every other frame of
 # a 60 fps file lies half-way between two points: without the tolerance, rounding errors would choose its point.
@@ -22,6 +27,23 @@ TOLERANCE = 0.02
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+
+class Windowing(Config):
+    """The windows that a head wants, in training as in scoring."""
+
+    fps: float = Field(30.0, gt=0, description="grid points a second; the frame rate that the head is trained at")
+    window: int = Field(300, gt=0, description="grid points")
+    stride: int = Field(200, gt=0, description="grid points from one window to the next")
+    gaps: Literal["repeat", "mask"] = Field(
+        "repeat", description="a grid point without a frame of its own repeats the last face, or is masked"
+    )
+
+    @model_validator(mode="after")
+    def _covers(self) -> Windowing:
+        if self.stride > self.window:
+            raise ValueError(f"stride {self.stride} must not exceed window {self.window}, or frames would be left out")
+        return self
 
 
 def breaks(times: NDArray, window: int, fps: float) -> Bools:

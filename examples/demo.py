@@ -18,13 +18,13 @@ import duckdb
 import pandas as pd
 import simplejpeg
 
-from common.labels import ACTION_UNITS, EXPRESSION_COLUMNS, EXPRESSIONS, VALENCE_AROUSAL
+from common.labels import ACTION_UNITS, VALENCE_AROUSAL
+from common.tasks import TASKS
 from train import metrics
-from train.objectives import TEMPORAL
 
 MIEN = Path(sys.executable).parent / "mien"
 STRIP = 16  # faces in the picture's strip
-FEWER_STEPS = ("finetune.steps=300", "finetune.warmup=15", "temporal.steps=60")
+FEWER_STEPS = ("finetune.steps=300", "finetune.warmup=15", "heads.temporal.steps=60")
 
 # A lake may hold the scores of several models: each is a partition of its own.
 QUERIES = {
@@ -83,15 +83,11 @@ def joined(lake: Path, model: str) -> pd.DataFrame:
 
 def compare(table: pd.DataFrame) -> dict[str, Any]:
     """The metrics of the ABAW protocol over all annotated frames pooled, and what chance would reach."""
-    numbers = {name: number for number, name in enumerate(EXPRESSIONS)}
-    true = {
-        "va": table[[f"true_{name}" for name in VALENCE_AROUSAL]].to_numpy(float),
-        "expr": table["true_expression"].map(numbers).fillna(-1).to_numpy(int),
-        "au": table[[f"true_{name}" for name in ACTION_UNITS]].fillna(-1).to_numpy(int),
-    }
+    labels = table.filter(like="true_").rename(columns=lambda name: name.removeprefix("true_"))
+    true = {name: task.targets(labels) for name, task in TASKS.items()}
     found: dict[str, Any] = {}
-    for task, columns in (("va", VALENCE_AROUSAL), ("expr", EXPRESSION_COLUMNS), ("au", ACTION_UNITS)):
-        found |= TEMPORAL[task].metrics(table[list(columns)].to_numpy(), true[task])
+    for name, task in TASKS.items():
+        found |= metrics.METRICS[name](table[task.columns(task.outputs)].to_numpy(), true[name])
     chance = metrics.chance(true["expr"], true["au"])
     return {
         **found,

@@ -40,7 +40,7 @@ def score(
 ) -> int:
     """Score the videos of SRC with BUNDLE: files, folders, globs, s3:// prefixes, or lists of them."""
     from common import config, log
-    from common.bundle import Bundle
+    from common.bundle.folder import Bundle
     from common.lake.layout import Lake, check_archive_name
     from common.run import runner
     from ingest import archive

@@ -17,7 +17,7 @@ MAX_FRAMES_HELD = 1024
 
 
 class Encoder(Protocol):
-    """What `train.models.load` gives, as far as it matters here."""
+    """What encodes crops: `train.models.scoring.ScoringModel`, in scoring."""
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """crops uint8 [B, S, S, 3] -> features float32 [B, D]."""

@@ -11,7 +11,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from common import config
-from common.bundle import Bundle, BundleManifest
+from common.bundle.folder import Bundle
+from common.bundle.manifest import BundleManifest
 from common.cli import JobOptions
 from common.commit.committer import Destination
 from common.commit.units import Video
@@ -22,7 +23,8 @@ from common.run import runner
 from common.store.base import StoreSettings
 from ingest.faces import AlignOptions, FacesOptions
 from score.sources.ingested import Ingested, IngestedFaces
-from score.stream import ScoreOptions, scores
+from score.stream import RESULTS, ScoreOptions, scores
+from train.models.registry import check_kinds
 
 
 class ScoreConfig(config.Config):
@@ -68,15 +70,13 @@ class ScoreProcessor:
 class _Processor:
     def __init__(self, recipe: ScoreProcessor, settings: StoreSettings) -> None:
         from ingest.source import FaceSource
-        from train.models import load
+        from train.models.scoring import load
 
-        bundle = Bundle.open(recipe.bundle, settings)
-        self.model = load(bundle, dtype=recipe.config.dtype)
+        self.model = load(Bundle.open(recipe.bundle, settings), dtype=recipe.config.dtype)
         self.source: Source = (
             IngestedFaces(recipe.ingested) if recipe.ingested else FaceSource(recipe.config.faces, settings)
         )
-        sizes = {"batch_size": recipe.config.batch_size, "window_batch": recipe.config.window_batch}
-        self.options = ScoreOptions.of(bundle.manifest, **sizes)
+        self.options = ScoreOptions(recipe.config.batch_size, recipe.config.window_batch)
 
     def prefetch(self, video: Video) -> None:
         self.source.prefetch(video)
@@ -97,10 +97,15 @@ def _beating(stream: Stream, beat: Callable[[int], None]) -> Iterator[FaceBatch]
 def destination(
     lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig, ingested: Ingested | None
 ) -> Destination:
-    """The tables that scoring `archive_name` with this bundle and configuration writes."""
+    """The tables that scoring `archive_name` with this bundle and configuration writes.
+
+    Raises UsageError for a bundle with networks of a kind that is not here.
+    """
+    check_kinds(bundle)
     manifest = bundle.manifest
     described = {
         "bundle": manifest.id,
+        "results": RESULTS,
         "dtype": config_.dtype,
         "faces": {"ingest": ingested.ingest} if ingested else config_.faces.identity(),
     }

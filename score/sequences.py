@@ -9,26 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common import windows as grid
-
-
-@dataclass(frozen=True)
-class Windowing:
-    """How a bundle wants its windows: `window` and `stride` in grid points, of which there are `fps` a second."""
-
-    fps: float
-    window: int = 300
-    stride: int = 200
-    gaps: Literal["repeat", "mask"] = "repeat"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.stride <= self.window:
-            raise ValueError(f"a stride of {self.stride} with windows of {self.window} would leave frames out")
+from common.windows import Windowing
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +41,7 @@ class _Cutter:
     def push(self, taken: NDArray[np.int64], features: NDArray[np.float32]) -> Iterator[tuple[int, NDArray, NDArray]]:
         """Frames at grid points `taken` [m] with features [m, D]; yields (start, features, own) of each full window.
 
-        A window leaves when there is a point past it, so that at the end there always is one more: the last.
+        A full window is given out only once a later point exists, so there is always a last one for `close`.
         """
         while len(taken):
             newest = self.start + len(self.own) - 1
@@ -156,7 +142,7 @@ class Sequence:
             yield self._window(*piece, last=False)
 
     def close(self) -> Window:
-        """The last window, padded; there always is one."""
+        """The last window, padded."""
         return self._window(*self._cutter.head(), last=True)
 
     def accept(self, window: Window, predictions: NDArray) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

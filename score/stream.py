@@ -1,15 +1,15 @@
-"""One video's faces to its rows of the `scores` table: encode, windows per track, heads, overlap average, rows.
+"""One video's faces to its rows of the `scores` table: features, predictions of every head, rows.
 
-Rows leave in order as soon as every face of their frames is final, so what is held depends on the window and on how
-many faces are in sight, never on the length of the video.
+A head with windows gets those of each track, and its overlapping predictions are averaged; a head without gets each
+face by itself. Rows leave in order as soon as every face of their frames has all its predictions, so what is held
+depends on the windows and on how many faces are in sight, never on the length of the video.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Sequence as Names
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,50 +19,54 @@ from numpy.typing import NDArray
 
 from common.errors import MienError
 from common.faces import FaceBatch, to_scores
-from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
-from common.windows import breaks
+from common.tasks import TASKS
+from common.windows import Windowing
 from score.encode import Encoder, encode
-from score.sequences import Sequence, Window, Windowing
+from score.sequences import Window
+from score.tracks import Tracks
 
 if TYPE_CHECKING:
-    from common.bundle import BundleManifest
     from common.commit.units import Video
 
-TASKS = ("va", "expr", "au")
+RESULTS = 1
+"""The version of what scoring makes of the same faces and the same bundle; it is part of every `model=` id.
+
+Raise it with every change of arithmetic after which the rows of `scores` differ by more than rounding, here or in
+`train.models`: old and new rows must not share a partition. `tests/score/test_results.py` fails where it is forgotten.
+"""
+
 _NO_CROPS = np.zeros((0, 0, 0, 3), np.uint8)
 
 
-class Scorer(Encoder, Protocol):
-    """A bundle at work, as `train.models.load` gives it."""
+class Head(Protocol):
+    """The head of a task: names of its outputs in order, and the windows that it takes; None: single faces."""
 
-    def heads(self, features: NDArray[np.float32], valid: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
-        """features float32 [N, w, D], valid bool [N, w] -> for each task of the bundle float32 [N, w, K], activated."""
+    @property
+    def outputs(self) -> Sequence[str]: ...
+    @property
+    def windowing(self) -> Windowing | None: ...
+
+
+class Scorer(Encoder, Protocol):
+    """A bundle at work, as `train.models.scoring.load` gives it."""
+
+    @property
+    def heads(self) -> Mapping[str, Head]:
+        """By task."""
+
+    def predict(
+        self, tasks: Iterable[str], features: NDArray[np.float32], valid: NDArray[np.bool_]
+    ) -> dict[str, NDArray[np.float32]]:
+        """features float32 [N, w, D], valid bool [N, w] -> for each of the tasks float32 [N, w, K], activated."""
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """`windowing` and `classes` are the bundle's; the sizes of batches trade memory for speed and change no row.
+    """Sizes of batches: they trade memory for speed and change no row."""
 
-    `classes`: task -> names in the order of the head's outputs, for expr and au; some of all may be missing.
-    """
-
-    windowing: Windowing
-    classes: Mapping[str, Names[str]] = field(default_factory=lambda: {"expr": EXPRESSIONS, "au": ACTION_UNITS})
-    batch_size: int = 64  # crops a call of the encoder
-    window_batch: int = 8  # windows a call of the heads
+    batch_size: int = 64  # crops a call of the encoder, and faces a call of heads that take them singly
+    window_batch: int = 8  # windows a call of the other heads
     table_rows: int = 2_048  # rows gathered before a table leaves; small tables cost more memory than their rows
-
-    @classmethod
-    def of(cls, bundle: BundleManifest, *, batch_size: int = 64, window_batch: int = 8) -> ScoreOptions:
-        windowing = Windowing(bundle.fps, bundle.window, bundle.stride, bundle.gaps)
-        classes = {str(task): names for task, names in bundle.classes.items()}
-        return cls(windowing, classes, batch_size, window_batch)
-
-    def columns(self, task: str) -> list[str]:
-        """The columns that a task fills, in the order of its head's outputs."""
-        if task == "va":
-            return list(VALENCE_AROUSAL)
-        return [f"expr_{name}" if task == "expr" else name for name in self.classes[task]]
 
 
 @dataclass
@@ -72,13 +76,16 @@ class _Pending:
     faces: FaceBatch  # without crops, which are most of what a face weighs
     slot: int
     predictions: NDArray[np.float32] | None = None  # [M, K], the columns of all tasks side by side
-    ready: int = 0
+    given: int = 0  # predictions so far, one for each face and group of heads
 
 
 @dataclass
-class _Track:
-    sequence: Sequence
-    time_s: float
+class _Group:
+    """Heads that take the same windows, or single faces (`tracks` is None); `columns` are theirs in the predictions."""
+
+    tasks: list[str]
+    columns: list[int]
+    tracks: Tracks | None
 
 
 def scores(batches: Iterable[FaceBatch], model: Scorer, video: Video, options: ScoreOptions) -> Iterator[pa.Table]:
@@ -86,7 +93,7 @@ def scores(batches: Iterable[FaceBatch], model: Scorer, video: Video, options: S
 
     Every frame of `batches` has a row: without a face its `face_status` is no_face and its predictions are NULL, as are
     those of a task or a class the bundle lacks. Raises MienError when the model gives a value that is not finite, or
-    not one for each class.
+    not one for each output that a head names.
     """
     tables: list[pa.Table] = []
     for table in _Stream(model, video, options).tables(batches):
@@ -103,89 +110,87 @@ class _Stream:
         self._model = model
         self._video = video
         self._options = options
-        self._tracks: dict[int, _Track] = {}
         self._pending: deque[_Pending] = deque()
         self._slot = 0
-        self._clock = -np.inf
         self._columns: list[str] = []
+        groups: dict[Windowing | None, _Group] = {}
+        for task in (task for name, task in TASKS.items() if name in model.heads):
+            head = model.heads[task.name]
+            tracks = None if head.windowing is None else Tracks(head.windowing)
+            group = groups.setdefault(head.windowing, _Group([], [], tracks))
+            group.tasks.append(task.name)
+            group.columns.extend(range(len(self._columns), len(self._columns) + len(head.outputs)))
+            self._columns += task.columns(head.outputs)
+        self._groups = list(groups.values())
 
     def tables(self, batches: Iterable[FaceBatch]) -> Iterator[pa.Table]:
         for faces, features in encode(batches, self._model, batch_size=self._options.batch_size):
             self._pending.append(_Pending(replace(faces, crops=_NO_CROPS), self._slot))
-            self._predict(self._windows(faces, features))
+            for group in self._groups:
+                if group.tracks is None:
+                    self._predict_faces(group, features)
+                else:
+                    self._predict_windows(group, group.tracks.push(faces, features, self._slot))
             self._slot += len(features)
             yield from self._leave()
-        self._predict(track.sequence.close() for track in self._tracks.values())
+        for group in self._groups:
+            if group.tracks is not None:
+                self._predict_windows(group, group.tracks.close())
         yield from self._leave()
 
-    def _windows(self, faces: FaceBatch, features: NDArray[np.float32]) -> Iterator[Window]:
-        """The windows that these faces fill, and the last windows of the tracks that are over."""
-        if not len(faces.frame_index):
-            return
-        windowing = self._options.windowing
-        # Windows need a clock that does not run backwards, whatever the file says; the rows keep the file's times.
-        clock = np.maximum.accumulate(np.append(self._clock, faces.time_s))[1:]
-        self._clock = float(clock[-1])
-        for track_id in np.unique(faces.track_id).tolist():
-            rows = np.flatnonzero(faces.track_id == track_id)
-            times = clock[faces.row[rows]]
-            track = self._tracks.get(track_id)
-            gaps = breaks(np.append([] if track is None else track.time_s, times), windowing.window, windowing.fps)
-            fresh = np.append(True, gaps) if track is None else gaps
-            for number, piece in enumerate(np.split(np.arange(len(rows)), np.flatnonzero(fresh))):
-                if number:
-                    if track is not None:
-                        yield track.sequence.close()
-                    track = _Track(Sequence(windowing, float(times[piece[0]])), 0.0)
-                if track is not None and len(piece):
-                    yield from track.sequence.push(times[piece], features[rows[piece]], self._slot + rows[piece])
-            assert track is not None
-            track.time_s = float(times[-1])
-            self._tracks[track_id] = track
-        for track_id, track in list(self._tracks.items()):
-            if breaks(np.array([track.time_s, self._clock]), windowing.window, windowing.fps)[0]:
-                del self._tracks[track_id]
-                yield track.sequence.close()
+    def _predict_faces(self, group: _Group, features: NDArray[np.float32]) -> None:
+        """Run the group's heads over single faces, several at once; features [M, D]."""
+        for start in range(0, len(features), self._options.batch_size):
+            some = features[start : start + self._options.batch_size, None]
+            predictions = self._predicted(group, some, np.ones((len(some), 1), bool))
+            self._give(group, self._slot + start + np.arange(len(some)), predictions[:, 0])
 
-    def _predict(self, windows: Iterable[Window]) -> None:
-        """Run the heads over the windows, several at once, and hand the final predictions to the frames that wait."""
+    def _predict_windows(self, group: _Group, windows: Iterable[Window]) -> None:
+        """Run the group's heads over windows, several at once, and hand on the predictions that are final."""
         drawn = iter(windows)
         while some := list(islice(drawn, self._options.window_batch)):
             valid = np.stack([window.valid for window in some])
-            outputs = self._model.heads(np.stack([window.features for window in some]), valid)
-            tasks = [task for task in TASKS if task in outputs]
-            self._columns = [column for task in tasks for column in self._columns_of(task, outputs[task].shape[2])]
-            predictions = np.concatenate([outputs[task] for task in tasks], axis=2)
-            if not np.isfinite(predictions[valid]).all():
-                raise MienError(
-                    f"the model gave a value that is not a finite number for {self._video.uri}: its weights are broken"
-                    " or overflow in this precision; try float32, or another bundle"
-                )
+            predictions = self._predicted(group, np.stack([window.features for window in some]), valid)
             for window, prediction in zip(some, predictions, strict=True):
-                self._give(*window.sequence.accept(window, np.where(window.valid[:, None], prediction, 0.0)))
+                final = window.sequence.accept(window, np.where(window.valid[:, None], prediction, 0.0))
+                self._give(group, *final)
 
-    def _columns_of(self, task: str, width: int) -> list[str]:
-        columns = self._options.columns(task)
-        if len(columns) != width:
+    def _predicted(self, group: _Group, features: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """What the group's heads say of features [N, w, D], side by side: [N, w, K]."""
+        outputs = self._model.predict(group.tasks, features, valid)
+        for task in group.tasks:
+            named, found = len(self._model.heads[task].outputs), outputs[task].shape[2]
+            if named != found:
+                raise MienError(
+                    f"the bundle names {named} outputs of {task} and its model gives {found} values: its bundle.json"
+                    " and weights do not belong together, train it again"
+                )
+        predictions = np.concatenate([outputs[task] for task in group.tasks], axis=2)
+        if not np.isfinite(predictions[valid]).all():
             raise MienError(
-                f"the bundle names {len(columns)} classes of {task} and its model gives {width} values: its bundle.json"
-                " and weights do not belong together, train it again"
+                f"the model gave a value that is not a finite number for {self._video.uri}: its weights are broken"
+                " or overflow in this precision; try float32, or another bundle"
             )
-        return columns
+        return predictions
 
-    def _give(self, slots: NDArray[np.int64], predictions: NDArray[np.float64]) -> None:
+    def _give(self, group: _Group, slots: NDArray[np.int64], predictions: NDArray) -> None:
+        """Hand the group's predictions [x, K] to the faces with the numbers `slots` [x], which wait for them."""
         for pending in self._pending:
             size = len(pending.faces.row)
             first, last = np.searchsorted(slots, (pending.slot, pending.slot + size))
             if first == last:
                 continue
             if pending.predictions is None:
-                pending.predictions = np.empty((size, predictions.shape[1]), np.float32)
-            pending.predictions[slots[first:last] - pending.slot] = predictions[first:last]
-            pending.ready += int(last - first)
+                pending.predictions = np.empty((size, len(self._columns)), np.float32)
+            rows = slots[first:last] - pending.slot
+            pending.predictions[rows[:, None], group.columns] = predictions[first:last]
+            pending.given += int(last - first)
 
     def _leave(self) -> Iterator[pa.Table]:
-        while self._pending and self._pending[0].ready == len(self._pending[0].faces.row):
+        def complete(pending: _Pending) -> bool:
+            return pending.given == len(pending.faces.row) * len(self._groups)
+
+        while self._pending and complete(self._pending[0]):
             pending = self._pending.popleft()
             if len(pending.faces.frame_index):
                 predictions = pending.predictions

@@ -53,7 +53,7 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> 
     KEY=VALUE: dataset, archive, ingest or validation, as in a recipe's data section. [default: the bundle's]
     """
     _quiet_threads()
-    from common.bundle import Bundle
+    from common.bundle.folder import Bundle
     from common.cli import emit_json
     from common.lake.layout import Lake
     from train import job

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,18 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import windows
-from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
+from common.tasks import TASKS
+from common.windows import Windowing
 from train.data.faces import FaceSet
 from train.data.windows import Stretch, shown, stretches
-from train.metrics import chance
-from train.models import ScoringModel
-from train.objectives import TEMPORAL
-from train.recipe import DataOptions
+from train.metrics import METRICS, chance
+from train.models.scoring import ScoringModel
 
-NAMES: dict[str, tuple[str, ...]] = {"va": VALENCE_AROUSAL, "expr": EXPRESSIONS, "au": ACTION_UNITS}
-"""By task, what the columns of labels are."""
-_BATCH = 256  # faces a call of the encoder
-_WINDOWS = 8  # windows a call of the heads
+_BATCH = 256  # faces a call of the encoder, or of a head that takes each by itself
+_WINDOWS = 8  # windows a call of a head
 
 
 def encode(model: ScoringModel, faces: FaceSet, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -35,48 +31,63 @@ def encode(model: ScoringModel, faces: FaceSet, chosen: NDArray[np.bool_]) -> ND
     return features
 
 
-def evaluate(
-    model: ScoringModel, faces: FaceSet, data: DataOptions, classes: Mapping[Any, Sequence[str]] = NAMES
-) -> dict[str, Any]:
+def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
     """Metrics over the annotated faces of the validation videos, by name, with the chance levels; empty without any.
 
-    `classes`: by task, names of the model's outputs in order, where they are not all there are. A task without
-    annotated faces has no metrics, and a metric that is not defined is None. Annotated frames in which no face was
-    found, or not a clear one, are not counted (`Join` says how many there are in all splits).
+    A task without annotated faces has no metrics, and a metric that is not defined is None. Annotated frames in which
+    no face was found, or not a clear one, are not counted (`Join` says how many there are in all splits).
     """
     chosen = np.any(list(faces.validation.values()), axis=0)
     if not chosen.any():
         return {}
     features = encode(model, faces, chosen)
-    tasks: dict[str, NDArray[np.float64]] = {}
-    for stretch in stretches(faces, chosen, data):
-        for task, values in predict(model, features, stretch, data).items():
-            columns = [NAMES[task].index(name) for name in classes.get(task, NAMES[task])]
-            outputs = tasks.setdefault(task, np.zeros((len(faces), len(NAMES[task]))))
-            outputs[stretch.faces[:, None], columns] = values
     found: dict[str, float | None] = {}
     frames: dict[str, int] = {}
-    for task, values in tasks.items():
-        rows = faces.validation[task] & faces.annotated(task)
-        frames[task] = int(rows.sum())
-        if frames[task]:
-            measured = TEMPORAL[task].metrics(values[rows], faces.labels[task][rows])
-            found |= {name: None if math.isnan(value) else value for name, value in measured.items()}
+    for name, head in model.heads.items():
+        rows = faces.validation[name] & faces.annotated(name)
+        frames[name] = int(rows.sum())
+        if frames[name]:
+            # Targets are numbered by all that the task knows; what this head does not give has probability 0.
+            known = TASKS[name].known
+            values = np.zeros((len(faces), len(known)))
+            values[:, [known.index(output) for output in head.outputs]] = predict(model, name, features, faces, chosen)
+            measured = METRICS[name](values[rows], faces.labels[name][rows])
+            found |= {metric: None if math.isnan(value) else value for metric, value in measured.items()}
     by_chance = chance(faces.labels["expr"][faces.validation["expr"]], faces.labels["au"][faces.validation["au"]])
     return {**found, "chance": asdict(by_chance), "frames": frames}
 
 
 def predict(
-    model: ScoringModel, features: NDArray[np.float32], stretch: Stretch, data: DataOptions
-) -> dict[str, NDArray[np.float64]]:
-    """For each task float64 [m, K], a prediction for each of the stretch's faces, as `mien score` would give it."""
-    seen = shown(stretch, data)
-    inputs, valid = windows.cut(features[stretch.held], seen, data.window, data.stride)
-    calls = [model.heads(inputs[i : i + _WINDOWS], valid[i : i + _WINDOWS]) for i in range(0, len(inputs), _WINDOWS)]
-    result = {}
-    for task in calls[0]:
-        outputs = np.concatenate([call[task] for call in calls])
-        outputs[~valid] = 0
-        averaged = windows.average(outputs, len(stretch.held), data.stride)
-        result[task] = windows.at_frames(averaged, seen, stretch.places)
-    return result
+    model: ScoringModel, task: str, features: NDArray[np.float32], faces: FaceSet, chosen: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """float64 [N, K]: what `mien score` would give each of the chosen faces (whole videos), NaN for the others."""
+    head = model.heads[task]
+    values = np.full((len(faces), len(head.outputs)), np.nan)
+    if head.windowing is None:
+        rows = np.flatnonzero(chosen)
+        valid = np.ones((len(rows), 1), bool)
+        values[rows] = _called(model, task, features[rows, None], valid, _BATCH)[:, 0]
+        return values
+    for stretch in stretches(faces, chosen, head.windowing):
+        values[stretch.faces] = _over_windows(model, task, features, stretch, head.windowing)
+    return values
+
+
+def _over_windows(
+    model: ScoringModel, task: str, features: NDArray[np.float32], stretch: Stretch, windowing: Windowing
+) -> NDArray[np.float64]:
+    """float64 [m, K], a prediction for each of the stretch's faces."""
+    seen = shown(stretch, windowing)
+    inputs, valid = windows.cut(features[stretch.held], seen, windowing.window, windowing.stride)
+    outputs = _called(model, task, inputs, valid, _WINDOWS)
+    outputs[~valid] = 0
+    averaged = windows.average(outputs, len(stretch.held), windowing.stride)
+    return windows.at_frames(averaged, seen, stretch.places)
+
+
+def _called(
+    model: ScoringModel, task: str, inputs: NDArray[np.float32], valid: NDArray[np.bool_], size: int
+) -> NDArray[np.float32]:
+    """The head's predictions [n, w, K] for [n, w, D], `size` of them a call."""
+    calls = [model.predict([task], inputs[i : i + size], valid[i : i + size]) for i in range(0, len(inputs), size)]
+    return np.concatenate([call[task] for call in calls])

@@ -7,10 +7,10 @@ import uuid
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from common import log
+from common.bundle import weights
 from common.errors import MienError
 
 _MADE_FROM = "mien.made_from"
@@ -23,7 +23,7 @@ class Finished:
         self._folder = folder
 
     def restore(self, stage: str, made_from: str, model: nn.Module) -> bool:
-        """Loads what the stage made of the same, if that is there."""
+        """Loads the stage's weights if they are there and were made from `made_from`; says whether they were."""
         file = self.file(stage)
         try:
             with safe_open(file, "pt") as stored:
@@ -40,7 +40,7 @@ class Finished:
         file = self.file(stage)
         scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
         try:
-            save_file(state(model), scratch, {_MADE_FROM: made_from})
+            weights.save(scratch, model.state_dict(), {_MADE_FROM: made_from})
             os.replace(scratch, file)
         except (OSError, SafetensorError) as error:
             raise MienError(f"the result of the stage {stage} cannot be kept in {self._folder}: {error}") from None
@@ -49,8 +49,3 @@ class Finished:
 
     def file(self, stage: str) -> Path:
         return self._folder / f"{stage}.safetensors"
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's weights, on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

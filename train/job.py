@@ -14,18 +14,18 @@ import numpy as np
 import torch
 
 import common
-from common import bundle, config, environment, log
-from common.bundle import Bundle
+from common import config, environment, log
+from common.bundle import folder
+from common.bundle.folder import Bundle
 from common.errors import UsageError
-from common.labels import ACTION_UNITS, EXPRESSIONS
 from common.lake.layout import Lake
+from common.tasks import TASKS
 from train import loop
 from train.data import faces as faces_
 from train.data.faces import FaceSet
 from train.evaluate import evaluate
-from train.finished import state
-from train.metrics import THRESHOLD
-from train.models import ScoringModel, load
+from train.models.options import EncoderOptions, HeadOptions
+from train.models.scoring import ScoringModel, load
 from train.recipe import DataOptions, Recipe, Selection
 from train.stages import Stages, Trained
 
@@ -49,7 +49,7 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None) -> Bund
     with loop.process_group():
         trained = stages.run()
     model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, device)
-    metrics = evaluate(model, faces, recipe.data)
+    metrics = evaluate(model, faces)
     (work / "result.json").write_text(json.dumps(metrics, indent=2) + "\n")
     log.get("train").info("evaluated", **{key: value for key, value in metrics.items() if isinstance(value, float)})
     return _write(out, recipe, session.precision, faces, trained, metrics)
@@ -65,10 +65,9 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     selection = config.load(
         Selection, None, overrides, {key: stated[key] for key in Selection.model_fields if key in stated}
     )
-    windowing = {"fps": manifest.fps, "window": manifest.window, "stride": manifest.stride, "gaps": manifest.gaps}
-    data = DataOptions.model_validate({**selection.model_dump(), **windowing, "train": ""})  # "" is no video's name
+    data = DataOptions(**selection.model_dump(), train="")  # "" is no video's name
     faces = faces_.read(lake, data, manifest.preprocess, manifest.crop.size)
-    metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces, data, manifest.classes)
+    metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces)
     if not metrics:
         raise UsageError(f"no face of {faces.source} in the lake {lake.url} belongs to a validation video")
     return metrics
@@ -77,7 +76,7 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
 def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
     """Both, absolute; whatever would stop the bundle at the end of a long run must show here."""
     out = Path(os.path.abspath(out))
-    bundle.check_destination(out)
+    folder.check_destination(out)
     work = out.with_name(f"{out.name}.train") if work is None else Path(os.path.abspath(work))
     if out in (work, *work.parents):
         raise UsageError(f"the work folder {work} lies in the bundle's, {out}: name another with --work")
@@ -85,20 +84,20 @@ def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
     return out, work
 
 
-def _probe(folder: Path, home: Path, option: str) -> None:
+def _probe(wanted: Path, home: Path, option: str) -> None:
     """A scratch folder in `home` is made and removed: nothing else tells as surely."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        os.rmdir(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=home))
+        os.rmdir(tempfile.mkdtemp(prefix=f".{wanted.name}.", dir=home))
     except OSError as error:
         raise UsageError(
-            f"the folder {folder} cannot be written: {error.strerror}, name another with {option}"
+            f"the folder {wanted} cannot be written: {error.strerror}, name another with {option}"
         ) from None
 
 
 def _check(recipe: Recipe, faces: FaceSet, lake: Lake) -> None:
     where = f"no face of {faces.source} in the lake {lake.url}"
-    for task in dict.fromkeys(("expr", *recipe.temporal.tasks)):
+    for task in dict.fromkeys(("expr", *recipe.stages)):
         if not (faces.train[task] & faces.annotated(task)).any():
             raise UsageError(
                 f"{where} has a training label for {task}: check that the "
@@ -129,22 +128,13 @@ def _write(
     }
     manifest = {
         "name": recipe.name,
-        "tasks": recipe.temporal.tasks,
-        "encoder": {"kind": "vit", "options": recipe.encoder.model_dump(mode="json"), "file": "encoder.safetensors"},
+        "encoder": _part(recipe.encoder, "encoder"),
         "preprocess": recipe.preprocess.model_dump(),
         "crop": recipe.crop.model_dump(),
-        "temporal": {
-            name: {"options": recipe.temporal.model.model_dump(mode="json"), "file": f"{name}.safetensors"}
-            for name in trained.heads
+        "heads": {
+            task: _part(recipe.stages[task].model, task) | {"outputs": head.outputs, "threshold": TASKS[task].threshold}
+            for task, head in trained.heads.items()
         },
-        "window": recipe.data.window,
-        "stride": recipe.data.stride,
-        "fps": recipe.data.fps,
-        "gaps": recipe.data.gaps,
-        "classes": {
-            name: each for name, each in (("expr", EXPRESSIONS), ("au", ACTION_UNITS)) if name in trained.heads
-        },
-        "thresholds": {"au": THRESHOLD} if "au" in trained.heads else {},
         "recipe": recipe.model_dump(mode="json") | {"precision": precision},
         "data": {
             **faces.origin,
@@ -158,6 +148,14 @@ def _write(
         "licence": recipe.licence,
         "intended_use": recipe.intended_use,
     }
-    weights = {"encoder.safetensors": state(trained.encoder)}
-    weights |= {f"{name}.safetensors": state(head) for name, head in trained.heads.items()}
-    return bundle.write(out, manifest, weights)
+    networks = {"encoder": trained.encoder, **{task: head.network for task, head in trained.heads.items()}}
+    return folder.write(out, manifest, {_file(name): network.state_dict() for name, network in networks.items()})
+
+
+def _part(options: EncoderOptions | HeadOptions, name: str) -> dict[str, Any]:
+    chosen = options.model_dump(mode="json", exclude={"kind"})
+    return {"kind": options.kind, "options": chosen, "file": _file(name)}
+
+
+def _file(network: str) -> str:
+    return f"{network}.safetensors"

@@ -1,4 +1,4 @@
-"""One training loop, DeepSpeed's engine around any task.
+"""One training loop, DeepSpeed's engine around any objective.
 
 ZeRO is DeepSpeed's; the optimiser is torch's own AdamW, handed in, so nothing is compiled at run time. Learning rate,
 order of examples, masks, dropout and augmentation are functions of the seed and the step.
@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from common import environment, log
 from common.errors import MienError
 from common.progress import Progress
-from train.models.vit import set_fused_attention
-from train.objectives import Batch, Task
+from train.objectives import Batch, Objective
 from train.recipe import StageOptions
 
 _LOGGED = 50  # lines of the log a stage
@@ -84,20 +83,21 @@ def learning_rate(step: int, stage: StageOptions) -> float:
 
 def fit(
     name: str,
-    task: Task,
+    objective: Objective,
     batch_at: Callable[[int], Batch],
     stage: StageOptions,
     session: Session,
     frames: int,
 ) -> None:
-    """Trains the task in place for `stage.steps` steps; `batch_at(step)` gives each batch, which shows `frames` frames.
+    """Trains the objective in place for `stage.steps` steps.
 
-    Call in `process_group`. Raises MienError when the loss is no longer finite.
+    `batch_at(step)` gives each batch, which shows `frames` frames. Call in `process_group`. Raises MienError when the
+    loss is no longer finite.
     """
-    engine = _engine(task, stage, session)
+    engine = _engine(objective, stage, session)
     started = time.monotonic()
     every = max(1, stage.steps // _LOGGED)
-    task.train()
+    objective.train()
     with Progress(total=stage.steps, unit="step") as progress, (session.work / f"{name}.jsonl").open("w") as lines:
         for step in range(stage.steps):
             torch.manual_seed(step_seed(session.seed, name, step))
@@ -116,7 +116,7 @@ def fit(
     engine.destroy()
     del engine
     gc.collect()  # the engine and its hooks hold one another; the next stage must not meet them
-    task.zero_grad(set_to_none=True)
+    objective.zero_grad(set_to_none=True)
 
 
 def step_seed(seed: int, name: str, step: int) -> int:
@@ -124,15 +124,14 @@ def step_seed(seed: int, name: str, step: int) -> int:
     return int(np.random.SeedSequence([seed, step, *name.encode()]).generate_state(1)[0])
 
 
-def _engine(task: Task, stage: StageOptions, session: Session) -> Any:
+def _engine(objective: Objective, stage: StageOptions, session: Session) -> Any:
     import deepspeed
 
-    task.to(session.device)
-    set_fused_attention(task, session.device != "cpu")
+    objective.to(session.device)
     engine, *_ = deepspeed.initialize(
-        model=task,
+        model=objective,
         optimizer=torch.optim.AdamW(
-            _groups(task, stage.weight_decay), lr=stage.lr, betas=stage.betas, fused=session.device != "cpu"
+            _groups(objective, stage.weight_decay), lr=stage.lr, betas=stage.betas, fused=session.device != "cpu"
         ),
         dist_init_required=False,
         config={

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-NOT_ANNOTATED = -1
-"""Stands for NULL in integer labels; in float labels it is NaN."""
+from common.tasks import AnyOf, OneOf
 
 
 def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
@@ -30,13 +31,13 @@ def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
 def expression_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of logits [..., 8], labels int64 [...], -1 where not annotated."""
     logits, labels = predictions.float().flatten(0, -2), labels.flatten()
-    total = nn.functional.cross_entropy(logits, labels, ignore_index=NOT_ANNOTATED, reduction="sum")
-    return total / (labels != NOT_ANNOTATED).sum().clamp(min=1)
+    total = nn.functional.cross_entropy(logits, labels, ignore_index=OneOf.missing, reduction="sum")
+    return total / (labels != OneOf.missing).sum().clamp(min=1)
 
 
 def action_unit_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """Mean binary cross-entropy of logits [..., 12], labels int64 [..., 12], -1 where not annotated."""
-    known = labels != NOT_ANNOTATED
+    known = labels != AnyOf.missing
     each = nn.functional.binary_cross_entropy_with_logits(
         predictions.float(), labels.clamp(min=0).float(), reduction="none"
     )
@@ -53,3 +54,11 @@ def masked_patch_loss(painted: Tensor, patches: Tensor, hidden: Tensor, *, norma
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     error = ((painted.float() - target) ** 2).mean(-1)
     return (error * hidden).sum() / hidden.sum().clamp(min=1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "va": concordance_loss,
+    "expr": expression_loss,
+    "au": action_unit_loss,
+}
+"""By task: the loss of raw predictions [..., K] and targets as `common.tasks` makes them."""

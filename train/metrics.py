@@ -6,15 +6,14 @@ integers) never count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from common.labels import ACTION_UNITS, EXPRESSIONS
-
-THRESHOLD = 0.5
-"""An action unit counts as active from this probability on."""
+from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
+from common.tasks import TASKS
 
 
 def ccc(predictions: ArrayLike, labels: ArrayLike) -> float:
@@ -48,7 +47,7 @@ def expression_f1(predicted: ArrayLike, labels: ArrayLike) -> float:
 
 def action_unit_f1s(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """F1 of each action unit at 0.5; [N, 12] both, labels -1 where not annotated."""
-    active, labels = np.asarray(probabilities) >= THRESHOLD, np.asarray(labels)
+    active, labels = np.asarray(probabilities) >= TASKS["au"].threshold, np.asarray(labels)
     return {
         unit: _f1(active[labels[:, k] >= 0, k], labels[labels[:, k] >= 0, k] == 1)
         for k, unit in enumerate(ACTION_UNITS)
@@ -58,6 +57,27 @@ def action_unit_f1s(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, fl
 def action_unit_f1(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean over the 12 action units of F1 at 0.5."""
     return float(np.mean(list(action_unit_f1s(probabilities, labels).values())))
+
+
+def _valence_arousal(predictions: NDArray, targets: NDArray) -> dict[str, float]:
+    return {f"ccc_{name}": ccc(predictions[:, k], targets[:, k]) for k, name in enumerate(VALENCE_AROUSAL)}
+
+
+def _expression(predictions: NDArray, targets: NDArray) -> dict[str, float]:
+    return {"f1_expression": expression_f1(np.argmax(predictions, axis=1), targets)}
+
+
+def _action_units(predictions: NDArray, targets: NDArray) -> dict[str, float]:
+    each = action_unit_f1s(predictions, targets)
+    return {"f1_action_units": float(np.mean(list(each.values()))), **{f"f1_{k}": v for k, v in each.items()}}
+
+
+METRICS: dict[str, Callable[[NDArray, NDArray], dict[str, float]]] = {
+    "va": _valence_arousal,
+    "expr": _expression,
+    "au": _action_units,
+}
+"""By task: metrics by name, of published predictions [N, K] and targets [N, ...] of all frames of a split."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from common import config
-from common.bundle import BundleManifest, Crop, Preprocess, Task
+from common.bundle.manifest import BundleManifest, Crop, Preprocess
 from common.config import Config
 from common.errors import UsageError
+from common.tasks import TASKS, TaskName
 from train.models.preprocess import channels
-from train.models.tcn_transformer import TemporalOptions
-from train.models.vit import DecoderOptions, EncoderOptions
+from train.models.registry import AnyEncoder, AnyHead
+from train.models.vit import DecoderOptions
 
 
 class Selection(Config):
@@ -27,19 +28,9 @@ class Selection(Config):
 
 
 class DataOptions(Selection):
-    """The same with the videos to train on, a pattern of names too, and how windows are cut."""
+    """The same with the videos to train on, a pattern of names too."""
 
     train: str = "*"
-    fps: float = Field(30.0, gt=0, description="frame rate of the windows, 1/s")
-    window: int = Field(300, gt=0, description="frames")
-    stride: int = Field(200, gt=0, description="frames")
-    gaps: Literal["repeat", "mask"] = "repeat"
-
-    @model_validator(mode="after")
-    def _covers(self) -> DataOptions:
-        if self.stride > self.window:
-            raise ValueError("stride must not exceed window, or frames would be left out")
-        return self
 
 
 class AugmentOptions(Config):
@@ -78,20 +69,16 @@ class FinetuneStage(StageOptions):
     augment: AugmentOptions = AugmentOptions()
 
 
-class TemporalStage(StageOptions):
-    """One model per task over the fine-tuned encoder's features; the batch is counted in windows."""
+class HeadStage(StageOptions):
+    """Heads of one shape over the fine-tuned encoder's features, one for each of the tasks, trained one by one.
+
+    The batch is counted in what the head takes: windows, or single faces.
+    """
 
     weight_decay: float = Field(1e-5, ge=0, description="on matrices; vectors (biases, norms) have none")
-    tasks: tuple[Task, ...] = Field(("va", "expr", "au"), min_length=1)
-    model: TemporalOptions = TemporalOptions()
+    tasks: tuple[TaskName, ...] = Field(tuple(TASKS), min_length=1)
+    model: AnyHead
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on the features in training")
-
-    @field_validator("tasks")
-    @classmethod
-    def _once(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-        if len(set(tasks)) != len(tasks):
-            raise ValueError("should name each task once")
-        return tasks
 
 
 class Recipe(Config):
@@ -108,24 +95,35 @@ class Recipe(Config):
     data: DataOptions = DataOptions()
     crop: Crop = Crop(size=112)
     preprocess: Preprocess
-    encoder: EncoderOptions = EncoderOptions()
+    encoder: AnyEncoder
     init: Path | None = None
     mae: MaeStage | None = None
     finetune: FinetuneStage
-    temporal: TemporalStage
+    heads: dict[str, HeadStage] = Field(min_length=1, description="by a name of your own")
+
+    @property
+    def stages(self) -> dict[str, HeadStage]:
+        """By task, how its head is trained."""
+        return {task: stage for stage in self.heads.values() for task in stage.tasks}
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
         x, y, side = self.preprocess.crop
         if min(x, y) < 0 or side < 1 or max(x, y) + side > self.crop.size:
             raise ValueError("preprocess.crop must lie inside the aligned crop")
-        if (self.encoder.image, self.encoder.channels) != (self.preprocess.size, channels(self.preprocess)):
-            raise ValueError("encoder.image and encoder.channels must be what preprocess makes")
+        wanted, made = self.encoder.input, (channels(self.preprocess), self.preprocess.size)
+        if wanted != made:
+            raise ValueError(
+                f"the encoder takes pictures of {wanted[0]} channels and {wanted[1]} px, preprocess makes {made[0]} "
+                f"channels and {made[1]} px"
+            )
+        if self.mae is not None and not self.encoder.can_be_masked:
+            raise ValueError(f"mae cannot pretrain an encoder of kind {self.encoder.kind}: leave mae out")
         mean, std = self.preprocess.mean, self.preprocess.std
         if (mean, std) != (None, None) and {len(mean or ()), len(std or ())} != {channels(self.preprocess)}:
-            raise ValueError("preprocess.mean and preprocess.std must both hold a value for each of encoder.channels")
-        if self.temporal.model.features != self.encoder.dim:
-            raise ValueError("temporal.model.features must be encoder.dim")
+            raise ValueError("preprocess.mean and preprocess.std must both hold a value for each channel")
+        if sum(len(stage.tasks) for stage in self.heads.values()) != len(self.stages):
+            raise ValueError("heads should name each task once")
         return self
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from common.labels import ACTION_UNITS, ALL_EXPRESSIONS, EXPRESSION_COLUMNS, FURTHER_EXPRESSION_COLUMNS
+from common.tasks import TASKS
 
 SCHEMA_VERSION = 1
 
@@ -231,7 +232,7 @@ LABELS = pa.schema(
                 range_="train, validation",
                 null="not in the task",
             )
-            for task in ("va", "expr", "au")
+            for task in TASKS
         ),
         _field(
             "fold",

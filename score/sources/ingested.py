@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.bundle import Crop
+from common.bundle.manifest import Crop
 from common.commit.committer import Committer, Destination, LedgerRecord, Outcome
 from common.commit.units import LISTING, Video
 from common.errors import NotFound, UsageError, VideoError

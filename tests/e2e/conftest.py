@@ -45,7 +45,7 @@ def ingested(dataset: Path, archive: Path, tmp_path_factory: pytest.TempPathFact
 def bundle(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained for a few steps: what it says is of no use, but every part of it is real."""
     out = tmp_path_factory.mktemp("trained") / "bundle"
-    steps = ("mae.steps=10", "finetune.steps=20", "temporal.steps=5")
+    steps = ("mae.steps=10", "finetune.steps=20", "heads.temporal.steps=5")
     done = mien("train", "demo", *steps, "--lake", ingested, "--out", out)
     assert done.status == 0, done.stderr
     return out

@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from common.bundle import Bundle
+from common.bundle.folder import Bundle
 from common.faces import FaceBatch
-from common.labels import ACTION_UNITS, EXPRESSIONS
+from common.tasks import TASKS
+from common.windows import Windowing
 
 SIZE = 8
+WINDOWING = Windowing(fps=25)
 
 
 class ArithmeticModel:
     """Real arithmetic in the form of a bundle: a projection of the pixels, and heads that look at the whole window."""
 
-    def __init__(self, tasks: tuple[str, ...] = ("va", "expr", "au"), width: int = 16) -> None:
+    def __init__(
+        self,
+        windowing: Windowing | dict[str, Windowing | None] = WINDOWING,
+        tasks: tuple[str, ...] = tuple(TASKS),
+        width: int = 16,
+        **outputs: tuple[str, ...],
+    ) -> None:
+        """`windowing`: of all heads, or by task; `outputs`: by task, names where they are not the usual ones."""
         rng = np.random.default_rng(5)
         self.projection = rng.normal(size=(SIZE * SIZE * 3, width)).astype(np.float32) / 20
-        self.outputs = {
-            task: rng.normal(size=(width, n)).astype(np.float32) for task, n in (("va", 2), ("expr", 8), ("au", 12))
+        self.weights = {
+            name: rng.normal(size=(width, len(task.outputs))).astype(np.float32) for name, task in TASKS.items()
         }
-        self.tasks = tasks
+        windows = windowing if isinstance(windowing, dict) else dict.fromkeys(tasks, windowing)
+        self.heads = {
+            task: SimpleNamespace(outputs=outputs.get(task, TASKS[task].outputs), windowing=windows[task])
+            for task in tasks
+        }
         self.batches: list[int] = []
+        self.calls: list[int] = []
 
     def encode(self, crops: np.ndarray) -> np.ndarray:
         self.batches.append(len(crops))
         return (crops.reshape(len(crops), -1).astype(np.float32) / 255) @ self.projection
 
-    def heads(self, features: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+    def predict(self, tasks: list[str], features: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+        self.calls.append(len(features))
         weight = valid[:, :, None].astype(np.float32)
         mean = (features * weight).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
         place = np.linspace(0, 0.5, features.shape[1], dtype=np.float32)[None, :, None]
-        raw = {task: (features + mean) @ self.outputs[task] + place for task in self.tasks}
+        raw = {task: (features + mean) @ self.weights[task] + place for task in tasks}
         activated = {
             "va": np.tanh,
             "expr": lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
@@ -90,30 +106,35 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Real models of all three tasks with random weights, for crops of `SIZE` pixels and short windows."""
     import torch
 
-    from common import bundle
-    from train.models.tcn_transformer import TemporalModel, TemporalOptions
-    from train.models.vit import Encoder, EncoderOptions
+    from common.bundle.folder import write
+    from train.models.tcn_transformer import TcnTransformerOptions
+    from train.models.vit import VitOptions
 
     torch.manual_seed(0)
-    encoder = EncoderOptions(image=SIZE, channels=1, patch=4, dim=16, depth=1, heads=2)
-    temporal = TemporalOptions(features=16, channels=(8, 8), dim=16, layers=1, heads=2, feedforward=16, hidden=8)
-    outputs = {"va": 2, "expr": len(EXPRESSIONS), "au": len(ACTION_UNITS)}
-    weights = {f"{task}.safetensors": TemporalModel(temporal, k).state_dict() for task, k in outputs.items()}
+    encoder = VitOptions(image=SIZE, channels=1, patch=4, dim=16, depth=1, heads=2)
+    windowing = Windowing(window=30, stride=20, fps=20.0, gaps="mask")
+    head = TcnTransformerOptions(
+        windowing=windowing, channels=(8, 8), dim=16, layers=1, heads=2, feedforward=16, hidden=8
+    )
+    weights = {f"{name}.safetensors": head.build(16, len(task.outputs)).state_dict() for name, task in TASKS.items()}
     manifest = {
         "name": "tiny",
-        "tasks": tuple(outputs),
-        "encoder": {"kind": "vit", "options": encoder.model_dump(mode="json"), "file": "encoder.safetensors"},
+        "encoder": {
+            "kind": "vit",
+            "options": encoder.model_dump(mode="json", exclude={"kind"}),
+            "file": "encoder.safetensors",
+        },
         "preprocess": {"crop": [0, 0, SIZE], "size": SIZE, "grey": True, "standardise": True},
         "crop": {"size": SIZE},
-        "temporal": {
-            task: {"options": temporal.model_dump(mode="json"), "file": f"{task}.safetensors"} for task in outputs
+        "heads": {
+            name: {
+                "kind": head.kind,
+                "options": head.model_dump(mode="json", exclude={"kind"}),
+                "file": f"{name}.safetensors",
+                "outputs": task.outputs,
+            }
+            for name, task in TASKS.items()
         },
-        "window": 30,
-        "stride": 20,
-        "fps": 20.0,
-        "gaps": "mask",
-        "classes": {"expr": EXPRESSIONS, "au": ACTION_UNITS},
-        "thresholds": {"au": 0.5},
         "recipe": {},
         "data": {},
         "metrics": {},
@@ -121,5 +142,5 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "licence": "Apache-2.0",
         "intended_use": "tests",
     }
-    weights["encoder.safetensors"] = Encoder(encoder).state_dict()
-    return bundle.write(tmp_path_factory.mktemp("bundles") / "tiny", manifest, weights)
+    weights["encoder.safetensors"] = encoder.build().state_dict()
+    return write(tmp_path_factory.mktemp("bundles") / "tiny", manifest, weights)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.windows import TOLERANCE
-from score.sequences import Sequence, Windowing
+from common.windows import TOLERANCE, Windowing
+from score.sequences import Sequence
 
 Model = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -203,5 +203,5 @@ def test_what_a_track_of_hours_holds_does_not_grow() -> None:
 
 
 def test_a_stride_beyond_the_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="leave frames out"):
+    with pytest.raises(ValueError, match="frames would be left out"):
         Windowing(fps=25, window=100, stride=101)

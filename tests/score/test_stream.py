@@ -21,7 +21,7 @@ from common.labels import (
     VALENCE_AROUSAL,
 )
 from common.lake.schema import SCORES
-from score.sequences import Windowing
+from common.windows import Windowing
 from score.stream import ScoreOptions, scores
 
 VIDEO = Video(uri="/clips/a.mp4", version="1-2", size=1)
@@ -40,7 +40,7 @@ def windowing(**changed) -> Windowing:
 
 
 def rows(model, batches, **options) -> pa.Table:
-    tables = list(scores(batches, model, VIDEO, ScoreOptions(**({"windowing": windowing()} | options))))
+    tables = list(scores(batches, model, VIDEO, ScoreOptions(**options)))
     assert all(table.schema.equals(SCORES, check_metadata=True) for table in tables)
     return pa.concat_tables(tables) if tables else SCORES.empty_table()
 
@@ -66,7 +66,7 @@ def offline(model, batches, wanted: Windowing) -> dict[tuple[int, int], np.ndarr
             source, own = grid.hold(grid.points(places))
             valid = own if wanted.gaps == "mask" else np.ones_like(own)
             pieces, masks = grid.cut(features[piece][source], valid, wanted.window, wanted.stride)
-            outputs = [model.heads(p[None], m[None]) for p, m in zip(pieces, masks, strict=True)]
+            outputs = [model.predict(TASKS, p[None], m[None]) for p, m in zip(pieces, masks, strict=True)]
             joined = np.stack([np.concatenate([out[task][0] for task in TASKS], axis=1) for out in outputs])
             given = grid.at_frames(grid.average(joined, len(source), wanted.stride), valid, places)
             result |= {(int(f), track): values for f, values in zip(frames[piece], given, strict=True)}
@@ -78,13 +78,46 @@ def offline(model, batches, wanted: Windowing) -> dict[tuple[int, int], np.ndarr
 )
 def test_predictions_equal_those_of_tracks_held_whole(arithmetic_model, make_faces, changed) -> None:
     columns = (*VALENCE_AROUSAL, *EXPRESSION_COLUMNS, *ACTION_UNITS)
-    table = rows(arithmetic_model(), make_faces(FACES, FRAMES), windowing=windowing(**changed))
+    table = rows(arithmetic_model(windowing(**changed)), make_faces(FACES, FRAMES))
     expected = offline(arithmetic_model(), make_faces(FACES, FRAMES), windowing(**changed))
     found = by_key(table, columns)
     assert found.keys() == expected.keys()
     assert len(found) == sum(map(len, FACES.values()))
     for key, values in found.items():
         np.testing.assert_allclose(values, expected[key], atol=1e-5, err_msg=str(key))
+
+
+MIXED = {"va": Windowing(fps=25), "expr": None, "au": Windowing(fps=30, window=50, stride=20, gaps="mask")}
+
+
+def test_each_head_predicts_over_its_own_windows_as_if_it_were_alone(arithmetic_model, make_faces) -> None:
+    mixed = rows(arithmetic_model(MIXED), make_faces(FACES, FRAMES))
+    for task, columns in TASKS.items():
+        alone = rows(arithmetic_model(MIXED[task], tasks=(task,)), make_faces(FACES, FRAMES))
+        for column in columns:
+            np.testing.assert_allclose(mixed[column].to_pandas(), alone[column].to_pandas(), atol=1e-5, err_msg=column)
+
+
+def test_a_head_without_windows_predicts_from_each_face_by_itself(arithmetic_model, make_faces) -> None:
+    """At 25 frames/s its neighbours' windows are resampled; its own predictions are of the face as it is."""
+    model = arithmetic_model(MIXED)
+    found = by_key(rows(model, make_faces(FACES, FRAMES)), EXPRESSION_COLUMNS)
+    seen = 0
+    for batch in make_faces(FACES, FRAMES):
+        for row, track, crop in zip(batch.row, batch.track_id, batch.crops, strict=True):
+            feature = model.encode(crop[None])[:, None]
+            expected = model.predict(["expr"], feature, np.ones((1, 1), bool))["expr"][0, 0]
+            np.testing.assert_allclose(found[int(batch.frame_index[row]), int(track)], expected, atol=1e-5)
+            seen += 1
+    assert seen == len(found)
+
+
+def test_heads_of_the_same_windows_are_called_together(arithmetic_model, make_faces) -> None:
+    apart = {"va": Windowing(fps=25), "expr": Windowing(fps=25), "au": Windowing(fps=24)}
+    together, separate = arithmetic_model(Windowing(fps=25)), arithmetic_model(apart)
+    for model in (together, separate):
+        rows(model, make_faces({0: list(range(100))}, 100))
+    assert (together.calls, separate.calls) == ([1], [1, 1])
 
 
 def test_every_frame_has_a_row_in_order_and_frames_without_a_face_have_nulls(arithmetic_model, make_faces) -> None:
@@ -114,9 +147,10 @@ def test_every_frame_has_a_row_in_order_and_frames_without_a_face_have_nulls(ari
     ("size", "options"),
     [(1, {"batch_size": 1, "window_batch": 1}), (50, {"batch_size": 7, "window_batch": 3}), (999, {"batch_size": 512})],
 )
-def test_rows_do_not_depend_on_how_the_work_was_cut_up(arithmetic_model, make_faces, size, options) -> None:
-    usual = rows(arithmetic_model(), make_faces(FACES, FRAMES))
-    other = rows(arithmetic_model(), make_faces(FACES, FRAMES, size=size), table_rows=37, **options)
+@pytest.mark.parametrize("heads", [Windowing(fps=25), MIXED], ids=["alike", "mixed"])
+def test_rows_do_not_depend_on_how_the_work_was_cut_up(arithmetic_model, make_faces, heads, size, options) -> None:
+    usual = rows(arithmetic_model(heads), make_faces(FACES, FRAMES))
+    other = rows(arithmetic_model(heads), make_faces(FACES, FRAMES, size=size), table_rows=37, **options)
     keys = ["frame_index", "time_s", "track_id", "face_status", "box_x0"]
     assert usual.select(keys).equals(other.select(keys))
     for column in (*VALENCE_AROUSAL, *EXPRESSION_COLUMNS, *ACTION_UNITS):
@@ -135,26 +169,25 @@ def test_a_task_the_bundle_lacks_is_null(arithmetic_model, make_faces, task: str
 def test_outputs_fill_the_columns_of_the_bundles_own_classes(arithmetic_model, make_faces) -> None:
     usual = rows(arithmetic_model(), make_faces({0: list(range(10))}, 10)).to_pandas()
     turned = {"expr": EXPRESSIONS[::-1], "au": ACTION_UNITS[::-1]}
-    other = rows(arithmetic_model(), make_faces({0: list(range(10))}, 10), classes=turned).to_pandas()
+    other = rows(arithmetic_model(**turned), make_faces({0: list(range(10))}, 10)).to_pandas()
     assert (usual[list(EXPRESSION_COLUMNS)].to_numpy() == other[list(EXPRESSION_COLUMNS[::-1])].to_numpy()).all()
     assert (usual[list(ACTION_UNITS)].to_numpy() == other[list(ACTION_UNITS[::-1])].to_numpy()).all()
     assert other.expression.tolist() == [EXPRESSIONS[::-1][EXPRESSIONS.index(name)] for name in usual.expression]
 
 
 def test_a_class_that_the_bundle_does_not_know_is_null(arithmetic_model, make_faces) -> None:
-    model = arithmetic_model(tasks=("expr",))
-    model.outputs["expr"] = model.outputs["expr"][:, :7]
-    known = {"expr": EXPRESSIONS[1:]}
-    table = rows(model, make_faces({0: list(range(10))}, 10), classes=known)
+    model = arithmetic_model(tasks=("expr",), expr=EXPRESSIONS[1:])
+    model.weights["expr"] = model.weights["expr"][:, :7]
+    table = rows(model, make_faces({0: list(range(10))}, 10))
     assert [table[name].null_count for name in EXPRESSION_COLUMNS] == [10, *[0] * 7]
     assert "neutral" not in table["expression"].to_pylist()
 
 
-@pytest.mark.parametrize("classes", [{"expr": EXPRESSIONS[:7]}, {"au": ACTION_UNITS[1:]}])
-def test_a_model_with_more_outputs_than_classes_is_refused(arithmetic_model, make_faces, classes: dict) -> None:
-    model = arithmetic_model(tasks=("va", *classes))
-    with pytest.raises(MienError, match=rf"names {len(*classes.values())} classes of {next(iter(classes))}"):
-        rows(model, make_faces({0: list(range(10))}, 10), classes=classes)
+@pytest.mark.parametrize("outputs", [{"expr": EXPRESSIONS[:7]}, {"au": ACTION_UNITS[1:]}])
+def test_a_model_with_more_values_than_named_outputs_is_refused(arithmetic_model, make_faces, outputs: dict) -> None:
+    model = arithmetic_model(tasks=("va", *outputs), **outputs)
+    with pytest.raises(MienError, match=rf"names {len(*outputs.values())} outputs of {next(iter(outputs))}"):
+        rows(model, make_faces({0: list(range(10))}, 10))
 
 
 def test_a_video_without_any_face_has_a_row_for_every_frame(arithmetic_model, make_faces) -> None:
@@ -171,15 +204,15 @@ def test_a_time_stamp_hours_ahead_lays_out_no_empty_windows(arithmetic_model, ma
     model = arithmetic_model()
     batches = list(make_faces({0: list(range(100))}, 100, size=100))
     batches[0].time_s[50:] += 86_400
-    calls = []
-    heads = model.heads
-    model.heads = lambda features, valid: calls.append(len(features)) or heads(features, valid)
     table = rows(model, iter(batches))
-    assert sum(calls) == 2
+    assert sum(model.calls) == 2
     assert table["time_s"].to_pylist() == batches[0].time_s.tolist()
 
 
-def test_rows_leave_when_their_windows_are_done_not_at_the_end(arithmetic_model, make_faces) -> None:
+@pytest.mark.parametrize(
+    "heads", [windowing(), {"va": windowing(), "expr": None, "au": windowing(window=50, stride=50)}]
+)
+def test_rows_leave_when_their_windows_are_done_not_at_the_end(arithmetic_model, make_faces, heads) -> None:
     """A long track, and short ones beside it: never more than a window, a batch and the tracker's gap are held."""
     drawn = 0
 
@@ -189,8 +222,7 @@ def test_rows_leave_when_their_windows_are_done_not_at_the_end(arithmetic_model,
             drawn = int(batch.frame_index[-1]) + 1
             yield batch
 
-    options = ScoreOptions(windowing=windowing(), table_rows=1)
-    for table in scores(source(), arithmetic_model(), VIDEO, options):
+    for table in scores(source(), arithmetic_model(heads), VIDEO, ScoreOptions(table_rows=1)):
         assert drawn - table["frame_index"][-1].as_py() <= 2 * 300 + 2 * 64
 
 
@@ -212,6 +244,6 @@ def test_crops_are_let_go_when_they_are_encoded(arithmetic_model, make_faces) ->
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_a_model_that_gives_no_number_stops_the_job_and_says_so(arithmetic_model, make_faces, broken: float) -> None:
     model = arithmetic_model()
-    model.outputs["va"][:] = broken
+    model.weights["va"][:] = broken
     with np.errstate(all="ignore"), pytest.raises(MienError, match=r"not a finite number for /clips/a\.mp4"):
         rows(model, make_faces({0: [0]}, 3))

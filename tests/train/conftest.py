@@ -17,6 +17,7 @@ from common.commit.units import video_id
 from common.labels import ACTION_UNITS, EXPRESSIONS
 from common.lake.layout import Lake
 from common.lake.schema import FACES, LABELS
+from common.tasks import TASKS
 
 CROP = 32
 
@@ -60,7 +61,7 @@ def labels_table(name: str, frames: int, split: str, **columns: list[Any]) -> pa
         "base_video": [base if subject_ else name] * frames,
         "subject": [subject_] * frames,
         "frame_index": list(range(frames)),
-        **{f"split_{task}": [split] * frames for task in ("va", "expr", "au")},
+        **{f"split_{task}": [split] * frames for task in TASKS},
         "fold": [0] * frames,
     }
     return pa.table({**rows, **columns}, schema=LABELS)
@@ -122,19 +123,19 @@ name: toy
 intended_use: tests
 licence: Apache-2.0
 precision: float32
-data: {window: 20, stride: 15}
 crop: {size: 32}
 preprocess: {crop: [0, 0, 32], size: 16, grey: true, standardise: true}
-encoder: {image: 16, channels: 1, patch: 4, dim: 32, depth: 2, heads: 2}
+encoder: {kind: vit, image: 16, channels: 1, patch: 4, dim: 32, depth: 2, heads: 2}
 mae: {steps: 20, batch: 32, lr: 1.0e-3, warmup: 2, decoder: {dim: 16, depth: 1, heads: 2}, augment: {shift: 1}}
 finetune: {steps: 120, batch: 32, lr: 2.0e-3, warmup: 5}
-temporal:
-  steps: 60
-  batch: 8
-  lr: 3.0e-3
-  warmup: 3
-  model: {features: 32, channels: [32], kernel: 3, dim: 32, layers: 1, heads: 2, feedforward: 32,
-          hidden: 16, dropout: 0.0}
+heads:
+  temporal:
+    steps: 60
+    batch: 8
+    lr: 3.0e-3
+    warmup: 3
+    model: {kind: tcn_transformer, windowing: {window: 20, stride: 15}, channels: [32], kernel: 3, dim: 32, layers: 1,
+            heads: 2, feedforward: 32, hidden: 16, dropout: 0.0}
 """
     )
     return str(path)

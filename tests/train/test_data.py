@@ -10,15 +10,17 @@ import pandas as pd
 import pytest
 
 from common import windows
-from common.bundle import Preprocess
+from common.bundle.manifest import Preprocess
 from common.errors import UsageError
 from common.lake.layout import Lake
+from common.tasks import TASKS
+from common.windows import Windowing
 from train.data import faces as faces_
 from train.data.augment import augment
 from train.data.faces import FaceSet
 from train.data.join import Join, join_labels, subjects
 from train.data.order import batch_indices
-from train.data.windows import cut, stretches, training_windows
+from train.data.windows import cut, stretches, training_examples
 from train.models.preprocess import normalise, prepare
 from train.recipe import AugmentOptions, DataOptions
 
@@ -103,7 +105,7 @@ def test_a_lake_is_read_in_order_with_its_pictures_labels_and_splits(toy_lake: P
     assert faces.video.tolist() == np.repeat(np.arange(6), 70).tolist()
     assert faces.frame_index.tolist() == list(range(70)) * 6
     assert faces.images(np.arange(420)).shape == (420, 3, 32, 32)
-    for task in ("va", "expr", "au"):
+    for task in TASKS:
         assert np.unique(faces.video[faces.train[task]]).tolist() == [0, 1]
         assert np.unique(faces.video[faces.validation[task]]).tolist() == [4, 5]
         assert np.array_equal(faces.annotated(task), faces.train[task] | faces.validation[task])
@@ -215,8 +217,7 @@ def face_set(times: list[float], tracks: list[int], labels: list[int] | None = N
 
 def test_every_face_is_in_a_window_once_labelled_and_windows_do_not_mix_tracks() -> None:
     faces = face_set([*(np.arange(47) / 30), *(np.arange(5) / 30)], [0] * 47 + [1] * 5)
-    data = DataOptions(window=20, stride=15)
-    found = training_windows(faces, "expr", data)
+    found = training_examples(faces, "expr", Windowing(window=20, stride=15))
     assert found.rows.shape == (4, 20)
     assert (found.valid == found.labelled).all()
     assert set(found.rows[found.valid].tolist()) == set(range(52))
@@ -226,17 +227,25 @@ def test_every_face_is_in_a_window_once_labelled_and_windows_do_not_mix_tracks()
 
 def test_windows_without_a_label_are_not_trained_on() -> None:
     bystander = face_set([*(np.arange(40) / 30)] * 2, [0] * 40 + [1] * 40, [3] * 10 + [-1] * 70)
-    found = training_windows(bystander, "expr", DataOptions(window=20, stride=20))
+    found = training_examples(bystander, "expr", Windowing(window=20, stride=20))
     assert found.rows.tolist() == [list(range(20))]
     assert found.labelled.tolist() == [[True] * 10 + [False] * 10]
+
+
+def test_a_head_without_windows_is_trained_on_each_annotated_face_once() -> None:
+    faces = face_set([*(np.arange(40) / 30)] * 2, [0] * 40 + [1] * 40, [3] * 10 + [-1] * 65 + [5] * 5)
+    found = training_examples(faces, "expr", None)
+    assert found.rows.tolist() == [[row] for row in (*range(10), *range(75, 80))]
+    assert found.valid.all()
+    assert found.labelled.all()
 
 
 @pytest.mark.parametrize("gaps", ["repeat", "mask"])
 def test_a_gap_repeats_the_last_face_unlabelled_or_is_masked(gaps: str) -> None:
     faces = face_set([0, 1 / 30, 5 / 30, 6 / 30], [0] * 4)
-    data = DataOptions(window=9, stride=9, gaps=gaps)  # type: ignore[arg-type]
-    (stretch,) = stretches(faces, np.ones(4, bool), data)
-    found = cut(stretch, data)
+    windowing = Windowing(window=9, stride=9, gaps=gaps)  # type: ignore[arg-type]
+    (stretch,) = stretches(faces, np.ones(4, bool), windowing)
+    found = cut(stretch, windowing)
     assert found.rows[0, :7].tolist() == [0, 1, 1, 1, 1, 2, 3]
     assert found.labelled[0].tolist() == [True, True, False, False, False, True, True, False, False]
     assert found.valid[0].tolist() == (found.labelled[0].tolist() if gaps == "mask" else [True] * 7 + [False] * 2)
@@ -246,10 +255,10 @@ def test_features_cut_by_these_rows_are_those_that_scoring_cuts() -> None:
     rng = np.random.default_rng(0)
     frames = np.flatnonzero(rng.random(130) < 0.7)
     faces = face_set((frames / 25).tolist(), [0] * len(frames))
-    data = DataOptions(window=40, stride=30, gaps="mask", fps=30)
-    (stretch,) = stretches(faces, np.ones(len(frames), bool), data)
+    windowing = Windowing(window=40, stride=30, gaps="mask", fps=30)
+    (stretch,) = stretches(faces, np.ones(len(frames), bool), windowing)
     features = rng.normal(size=(len(frames), 3)).astype(np.float32)
-    mine = cut(stretch, data)
+    mine = cut(stretch, windowing)
     inputs = np.where(mine.valid[..., None], features[mine.rows], 0)
     source, own = windows.hold(windows.points(windows.positions(faces.time_s, faces.time_s[0], 30)))
     theirs, valid = windows.cut(features[source], own, 40, 30)
@@ -259,7 +268,7 @@ def test_features_cut_by_these_rows_are_those_that_scoring_cuts() -> None:
 
 def test_a_jump_of_the_clock_ends_a_stretch() -> None:
     faces = face_set([0, 1 / 30, 4000, 4000 + 1 / 30], [0] * 4)
-    found = list(stretches(faces, np.ones(4, bool), DataOptions(window=30, stride=30)))
+    found = list(stretches(faces, np.ones(4, bool), Windowing(window=30, stride=30)))
     assert [each.faces.tolist() for each in found] == [[0, 1], [2, 3]]
 
 

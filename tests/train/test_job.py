@@ -9,24 +9,26 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from common.bundle import Bundle
+from common.bundle.folder import Bundle
 from common.cli import main
 from common.errors import UsageError
-from common.labels import EXPRESSIONS
+from common.labels import ACTION_UNITS, EXPRESSIONS
 from common.lake.layout import Lake
+from common.tasks import TASKS
+from common.windows import Windowing
 from train import job, loop, recipe
 from train.data import faces as faces_
-from train.data.windows import stretches
 from train.evaluate import encode, evaluate, predict
 from train.finished import Finished
 from train.metrics import expression_f1
-from train.models import load
+from train.models.scoring import Head, load
 from train.recipe import DataOptions
 
 MIEN = Path(sys.executable).parent / "mien"
@@ -40,7 +42,7 @@ def trained(toy_lake: Path, toy_recipe: str, tmp_path_factory: pytest.TempPathFa
     return job.run(recipe.load(toy_recipe), Lake(str(toy_lake)), root / "bundle", root / "work"), root / "work"
 
 
-SHORT = ("mae.steps=2", "finetune.steps=2", "temporal.steps=2")
+SHORT = ("mae.steps=2", "finetune.steps=2", "heads.temporal.steps=2")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +105,8 @@ def test_a_run_that_was_cut_off_goes_on_with_the_stage_that_it_was_in(
     assert resumed is not None
     assert resumed.manifest.id == whole.manifest.id
     # only what follows from a changed setting is made again
-    assert run("cut", "temporal.tasks=[expr]", "data.stride=10")[0] == ["expr"]
-    assert run("cut", "temporal.tasks=[expr]", "finetune.lr=0.1")[0] == ["finetune", "expr"]
+    assert run("cut", "heads.temporal.tasks=[expr]", "heads.temporal.model.windowing.stride=10")[0] == ["expr"]
+    assert run("cut", "heads.temporal.tasks=[expr]", "finetune.lr=0.1")[0] == ["finetune", "expr"]
 
 
 def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_path: Path) -> None:
@@ -120,20 +122,18 @@ def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_pat
 
 def test_predictions_are_those_of_a_loop_over_windows_written_out(trained: tuple[Bundle, Path], toy_lake: Path) -> None:
     manifest = trained[0].manifest
-    data = DataOptions(window=manifest.window, stride=manifest.stride)
-    faces = faces_.read(Lake(str(toy_lake)), data, manifest.preprocess, 32)
+    faces = faces_.read(Lake(str(toy_lake)), DataOptions(), manifest.preprocess, 32)
     model = load(trained[0])
     chosen = faces.video == 5
     features = encode(model, faces, chosen)
-    (stretch,) = stretches(faces, chosen, data)
-    found = predict(model, features, stretch, data)
+    found = {task: predict(model, task, features, faces, chosen)[chosen] for task in TASKS}
     rows = features[chosen]
-    total, count = {task: np.zeros((70, k)) for task, k in (("va", 2), ("expr", 8), ("au", 12))}, np.zeros(70)
+    total, count = {name: np.zeros((70, len(task.outputs))) for name, task in TASKS.items()}, np.zeros(70)
     for start in (0, 15, 30, 45, 60):
         piece = rows[start : start + 20]
         padded = np.zeros((1, 20, rows.shape[1]), np.float32)
         padded[0, : len(piece)] = piece
-        outputs = model.heads(padded, (np.arange(20) < len(piece))[None])
+        outputs = model.predict(TASKS, padded, (np.arange(20) < len(piece))[None])
         count[start : start + 20] += 1
         for task in total:
             total[task][start : start + 20] += outputs[task][0, : len(piece)]
@@ -159,7 +159,7 @@ def test_weights_repeat_and_held_out_videos_leave_no_trace_in_them(
 def test_fine_tuning_can_start_from_the_encoder_of_another_run(
     trained: tuple[Bundle, Path], toy_lake: Path, toy_recipe: str, tmp_path: Path
 ) -> None:
-    options = ("data.train=toy_0", "data.validation=toy_4", "finetune.steps=3", "temporal.steps=3")
+    options = ("data.train=toy_0", "data.validation=toy_4", "finetune.steps=3", "heads.temporal.steps=3")
     start = trained[1] / "mae.safetensors"
     lake = Lake(str(toy_lake))
     made = job.run(recipe.load(toy_recipe, (f"init={start}", *options)), lake, tmp_path / "bundle", tmp_path / "work")
@@ -202,25 +202,28 @@ def test_an_evaluation_is_told_line_by_line(short: Bundle, toy_lake: Path, capsy
 
 
 def test_a_metric_that_is_not_defined_is_none_and_a_task_without_labels_has_none(short: Bundle, toy_lake: Path) -> None:
-    data = DataOptions(window=20, stride=15)
-    faces = faces_.read(Lake(str(toy_lake)), data, short.manifest.preprocess, 32)
+    faces = faces_.read(Lake(str(toy_lake)), DataOptions(), short.manifest.preprocess, 32)
     labels = faces.labels | {"au": np.full_like(faces.labels["au"], -1), "va": np.full_like(faces.labels["va"], 0.3)}
 
     class Constant:
+        heads: ClassVar = {
+            task: Head(nn.Identity(), outputs, Windowing(window=20, stride=15))
+            for task, outputs in (("va", ("valence", "arousal")), ("expr", ("fear", "anger")), ("au", ACTION_UNITS))
+        }
+
         def features(self, images: np.ndarray) -> np.ndarray:
             return np.zeros((len(images), 1), np.float32)
 
-        def heads(self, features: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+        def predict(self, tasks: list[str], features: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
             shape = valid.shape
             outputs = {"va": np.full((*shape, 2), np.float32(0.3)), "au": np.zeros((*shape, 12), np.float32)}
             return outputs | {"expr": np.broadcast_to(np.array([0.7, 0.3], np.float32), (*shape, 2)).copy()}
 
-    classes = {"expr": ("fear", "anger")}
-    found = evaluate(Constant(), replace(faces, labels=labels), data, classes)  # type: ignore[arg-type]
+    found = evaluate(Constant(), replace(faces, labels=labels))  # type: ignore[arg-type]
     assert found["ccc_valence"] is None
     assert found["frames"] == {"va": 140, "expr": 140, "au": 0}
     assert not [name for name in found if "au" in name or "action" in name]
-    # the first output is what the bundle's classes say: fear
+    # the first output is what the head names: fear
     truth = faces.labels["expr"][faces.validation["expr"]]
     assert found["f1_expression"] == pytest.approx(expression_f1(np.full(140, EXPRESSIONS.index("fear")), truth))
 
@@ -248,11 +251,20 @@ def test_the_command_needs_no_compiler_and_prints_its_summary_and_nothing_else_o
     [
         (["nonesuch"], "no recipe 'nonesuch': name one of demo"),
         (["demo", "finetune.step=3"], "unknown key 'finetune.step': did you mean 'finetune.steps'?"),
-        (["demo", "encoder.dim=64"], "temporal.model.features must be encoder.dim"),
+        (["demo", "encoder.image=32"], "takes pictures of 1 channels and 32 px, preprocess makes 1 channels and 64 px"),
+        (["demo", "encoder.kind=swin"], "'encoder.kind' should be vit, not 'swin'"),
+        (["demo", "encoder={depth: 3}"], "the key 'encoder.kind' is missing"),
+        (["demo", "encoder=vit"], "should be a section with the kind of the encoder"),
+        (["demo", "encoder.deep=3"], "unknown key 'encoder.deep': did you mean 'encoder.depth'?"),
+        (["demo", "heads.temporal.model.kernels=3"], "did you mean 'heads.temporal.model.kernel'?"),
+        (["demo", "heads.temporal.model.kind=rnn"], "'heads.temporal.model.kind' should be linear or tcn_transformer"),
+        (["demo", "heads.temporal.model={kind: linear, windowing: {window: 3}}"], "model.windowing' should be None"),
+        (["demo", "heads.temporal.model.windowing.stride=301"], "stride 301 must not exceed window 300"),
+        (["demo", "heads.temporal.tasks=[pain]"], "should be one of va, expr, au"),
         (["demo", "preprocess.crop=[40, 0, 88]"], "must lie inside the aligned crop"),
         (["demo", "name=My Model"], "'name' String should match"),
-        (["demo", "temporal.tasks=[va, va]"], "should name each task once"),
-        (["demo", "preprocess.mean=[0.5]"], "must both hold a value for each of encoder.channels"),
+        (["demo", "heads.temporal.tasks=[va, va]"], "should name each task once"),
+        (["demo", "preprocess.mean=[0.5]"], "must both hold a value for each channel"),
         (["demo", "preprocess.mean=[0, 0, 0]", "preprocess.std=[1, 1, 1]"], "must both hold a value for each"),
         (["demo"], "run `mien label` first"),
     ],
@@ -332,21 +344,21 @@ def test_an_encoder_whose_every_training_video_validates_a_task_is_refused(
     labels = make_labels("a", 1, "train", expression=["fear"], split_va=["validation"])
     lake = make_lake(tmp_path / "lake", {"a": make_faces("a", [face])}, [labels])
     with pytest.raises(UsageError, match="every video with a training label for expr also validates a task"):
-        job.run(recipe.load(toy_recipe, ("temporal.tasks=[expr]",)), Lake(str(lake)), tmp_path / "bundle")
+        job.run(recipe.load(toy_recipe, ("heads.temporal.tasks=[expr]",)), Lake(str(lake)), tmp_path / "bundle")
 
 
 def test_the_demo_recipe_is_valid_and_meant_for_a_demo() -> None:
     demo = recipe.load("demo")
     assert demo.intended_use == "demo"
-    assert (demo.data.window, demo.data.stride) == (300, 200)
+    assert {task: stage.model.windowing for task, stage in demo.stages.items()} == dict.fromkeys(
+        TASKS, Windowing(fps=30, window=300, stride=200, gaps="repeat")
+    )
     with torch.device("meta"):
-        from train.models.vit import Encoder
-
-        assert sum(p.numel() for p in Encoder(demo.encoder).parameters()) < 1e6
+        assert sum(p.numel() for p in demo.encoder.build().parameters()) < 1e6
 
 
 def test_evaluation_without_validation_videos_is_empty(toy_lake: Path, trained: tuple[Bundle, Path]) -> None:
-    data = DataOptions(validation="none", window=20, stride=15)
+    data = DataOptions(validation="none")
     faces = faces_.read(Lake(str(toy_lake)), data, trained[0].manifest.preprocess, 32)
-    found: dict[str, Any] = evaluate(load(trained[0]), faces, data)
+    found: dict[str, Any] = evaluate(load(trained[0]), faces)
     assert found == {}

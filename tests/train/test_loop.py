@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from common.errors import MienError
 from train import loop
-from train.objectives import Batch, Task
+from train.objectives import Batch, Objective
 from train.recipe import StageOptions
 
 STAGE = StageOptions(steps=12, batch=16, lr=0.02, warmup=3, weight_decay=0.1, clip=0.5)
 
 
-class Regression(Task):
-    """A task small enough to follow, with everything that a model here has: matrices, vectors, dropout."""
+class Regression(Objective):
+    """An objective small enough to follow, with everything that a model here has: matrices, vectors, dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ def batch_at(step: int) -> Batch:
 
 def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
     """The same training in plain PyTorch."""
-    task = Regression()
-    matrices = [p for p in task.parameters() if p.ndim > 1]
-    vectors = [p for p in task.parameters() if p.ndim == 1]
+    objective = Regression()
+    matrices = [p for p in objective.parameters() if p.ndim > 1]
+    vectors = [p for p in objective.parameters() if p.ndim == 1]
     optimiser = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         betas=stage.betas,
@@ -48,12 +48,12 @@ def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
         torch.manual_seed(loop.step_seed(7, name, step))
         for group in optimiser.param_groups:
             group["lr"] = loop.learning_rate(step, stage)
-        loss = task(batch_at(step))
+        loss = objective(batch_at(step))
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(task.parameters(), stage.clip)
+        nn.utils.clip_grad_norm_(objective.parameters(), stage.clip)
         optimiser.step()
-    return task.state_dict()
+    return objective.state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -79,27 +79,27 @@ def test_the_learning_rate_warms_up_and_then_follows_a_cosine() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_every_zero_stage_trains_as_plain_pytorch_does(zero: int, group: None, tmp_path: Path) -> None:
-    task = Regression()
-    loop.fit("toy", task, batch_at, STAGE, session(tmp_path, zero), 16)
+    objective = Regression()
+    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, zero), 16)
     for name, expected in plain(STAGE, "toy").items():
-        torch.testing.assert_close(task.state_dict()[name], expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(objective.state_dict()[name], expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_bfloat16_keeps_float32_weights_and_comes_close(group: None, tmp_path: Path) -> None:
-    task = Regression()
-    loop.fit("toy", task, batch_at, STAGE, session(tmp_path, precision="bfloat16"), 16)
+    objective = Regression()
+    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, precision="bfloat16"), 16)
     for name, expected in plain(STAGE, "toy").items():
-        found = task.state_dict()[name]
+        found = objective.state_dict()[name]
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.slow
 def test_stages_follow_one_another_and_the_log_tells_of_each(group: None, tmp_path: Path) -> None:
-    task = Regression()
+    objective = Regression()
     for name in ("first", "second"):
-        loop.fit(name, task, batch_at, STAGE, session(tmp_path), 16)
+        loop.fit(name, objective, batch_at, STAGE, session(tmp_path), 16)
     first, second = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("first", "second")

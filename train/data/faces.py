@@ -16,20 +16,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common import config, log
-from common.bundle import Preprocess
+from common.bundle.manifest import Preprocess
 from common.errors import MienError, NotFound, UsageError
 from common.faces import decoded_crops
-from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
 from common.lake.committed import committed
 from common.lake.format import check
 from common.lake.layout import Lake, Partition
 from common.lake.parts import read_footer
+from common.tasks import TASKS
 from train.data.join import Join, join_labels, subjects
-from train.losses import NOT_ANNOTATED
 from train.models.preprocess import channels, prepare
 from train.recipe import DataOptions, Selection
 
-TASKS = ("va", "expr", "au")
 _KEYS = ["video_id", "uri", "frame_index", "time_s", "track_id", "box_x0", "box_x1"]
 _BATCH = 512  # crops decoded at once
 
@@ -38,11 +36,11 @@ _BATCH = 512  # crops decoded at once
 class FaceSet:
     """N faces, sorted by video, track and frame.
 
-    video: int32 [N], number in `names`; track_id, frame_index: int32 [N]; time_s: float64 [N]. labels: "va" float32
-    [N, 2], NaN where not annotated; "expr" int64 [N], "au" int64 [N, 12], -1 there. train, validation: by task, bool
-    [N], the faces of videos of that split and pattern; no video is in both. withheld: videos with training labels whose
-    faces the encoder must not see, as they validate a task. pictures: uint8 [P, C, s, s], what `prepare` makes, in the
-    order of the parts; picture: int64 [N], the place of each face in it. origin: what a bundle says of the data.
+    video: int32 [N], number in `names`; track_id, frame_index: int32 [N]; time_s: float64 [N]. labels: by task, the
+    targets that `common.tasks` makes of annotations, a row for each face. train, validation: by task, bool [N], the
+    faces of videos of that split and pattern; no video is in both. withheld: videos with training labels whose faces
+    the encoder must not see, as they validate a task. pictures: uint8 [P, C, s, s], what `prepare` makes, in the order
+    of the parts; picture: int64 [N], the place of each face in it. origin: what a bundle says of the data.
     """
 
     pictures: NDArray[np.uint8]
@@ -70,9 +68,7 @@ class FaceSet:
 
     def annotated(self, task: str) -> NDArray[np.bool_]:
         """bool [N]: the faces that have a label of the task, from the split that their video is in."""
-        labels = self.labels[task]
-        known = ~np.isnan(labels) if task == "va" else labels != NOT_ANNOTATED
-        return known if known.ndim == 1 else known.any(axis=1)
+        return TASKS[task].annotated(self.labels[task])
 
     def for_encoder(self) -> NDArray[np.bool_]:
         """bool [N]: the faces of videos that train a task and validate none, as all tasks share the encoder."""
@@ -92,9 +88,11 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
     faces = faces.reset_index(drop=True)
     labels["subject"] = subjects(labels)
     named = _named(labels, data)
-    # A video of two people, one in either split, only validates: what is seen of one shows the other's surroundings.
+    # A video with one person in each split only validates: both stand before the same background, which a model could
+    # learn from the one and recognise with the other.
     splits = {task: (train - validation, validation) for task, (train, validation) in named.items()}
-    known = labels.dropna(how="all", subset=[*VALENCE_AROUSAL, "expression", *ACTION_UNITS]).reset_index(drop=True)
+    values = [column for task in TASKS.values() for column in task.label_columns]
+    known = labels.dropna(how="all", subset=values).reset_index(drop=True)
     joined, join = join_labels(faces, known)
     log.get("train").info("labels joined", **join.__dict__)
     trains, validates = (set().union(*sets) for sets in zip(*named.values(), strict=True))
@@ -139,24 +137,16 @@ def _named(labels: pd.DataFrame, data: DataOptions) -> Splits:
 
 
 def _values(labels: pd.DataFrame, joined: NDArray[np.int64], splits: Splits) -> dict[str, NDArray]:
-    """By task the values of each face's label, where that is of the split that its video is in."""
-    numbers = {name: number for number, name in enumerate(EXPRESSIONS)}
-    units = labels[list(ACTION_UNITS)].to_numpy(np.float64, na_value=np.nan)
-    values = {
-        "va": labels[list(VALENCE_AROUSAL)].to_numpy(np.float32, na_value=np.nan),
-        "expr": labels["expression"].map(numbers).fillna(NOT_ANNOTATED).to_numpy(np.int64),
-        "au": np.where(np.isnan(units), NOT_ANNOTATED, units).astype(np.int64),
-    }
+    """By task the targets of each face's label, where that is of the split that its video is in."""
     found = {}
-    for task, (train, validation) in splits.items():
-        split, video = labels[f"split_{task}"], labels["base_video"]
+    for name, (train, validation) in splits.items():
+        targets = TASKS[name].targets(labels)
+        split, video = labels[f"split_{name}"], labels["base_video"]
         counts = (split == "train") & video.isin(train) | (split == "validation") & video.isin(validation)
         known = joined >= 0
         known[known] = counts.to_numpy()[joined[known]]
-        found[task] = np.full(
-            (len(joined), *values[task].shape[1:]), np.nan if task == "va" else NOT_ANNOTATED, values[task].dtype
-        )
-        found[task][known] = values[task][joined[known]]
+        found[name] = np.full((len(joined), *targets.shape[1:]), TASKS[name].missing, targets.dtype)
+        found[name][known] = targets[joined[known]]
     return found
 
 

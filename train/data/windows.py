@@ -1,4 +1,4 @@
-"""Features and labels on the grid of a bundle's frame rate, cut into windows exactly as scoring cuts them."""
+"""The faces of a set as a head takes them: in windows, cut exactly as scoring cuts them, or one by one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import windows
+from common.windows import Windowing
 from train.data.faces import FaceSet
-from train.recipe import DataOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,9 @@ class Stretch:
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
-    """k windows: the row of the face set at each position, int64 [k, w]; valid and labelled bool [k, w].
+class Examples:
+    """k windows, or single faces (w = 1): the row of the face set at each position, int64 [k, w]; valid and labelled
+    bool [k, w].
 
     Only a frame's own grid point has labels: the repeats that fill a gap teach nothing.
     """
@@ -41,7 +42,7 @@ class Windows:
         return len(self.rows)
 
 
-def stretches(faces: FaceSet, chosen: NDArray[np.bool_], data: DataOptions) -> Iterator[Stretch]:
+def stretches(faces: FaceSet, chosen: NDArray[np.bool_], windowing: Windowing) -> Iterator[Stretch]:
     """The stretches of the chosen faces (whole videos), in the order of the face set."""
     rows = np.flatnonzero(chosen)
     if not len(rows):
@@ -49,31 +50,36 @@ def stretches(faces: FaceSet, chosen: NDArray[np.bool_], data: DataOptions) -> I
     changes = (np.diff(faces.video[rows]) != 0) | (np.diff(faces.track_id[rows]) != 0)
     for track in np.split(rows, np.flatnonzero(changes) + 1):
         times = np.maximum.accumulate(faces.time_s[track])
-        gaps = windows.breaks(times, data.window, data.fps)
+        gaps = windows.breaks(times, windowing.window, windowing.fps)
         for piece in np.split(np.arange(len(track)), np.flatnonzero(gaps) + 1):
-            places = windows.positions(times[piece], times[piece[0]], data.fps)
+            places = windows.positions(times[piece], times[piece[0]], windowing.fps)
             source, own = windows.hold(windows.points(places))
             yield Stretch(track[piece], places, track[piece][source], own)
 
 
-def shown(stretch: Stretch, data: DataOptions) -> NDArray[np.bool_]:
-    """bool [n]: the grid points that a model sees."""
-    return stretch.own if data.gaps == "mask" else np.ones(len(stretch.held), bool)
+def shown(stretch: Stretch, windowing: Windowing) -> NDArray[np.bool_]:
+    """bool [n]: the grid points that a head sees."""
+    return stretch.own if windowing.gaps == "mask" else np.ones(len(stretch.held), bool)
 
 
-def cut(stretch: Stretch, data: DataOptions) -> Windows:
+def cut(stretch: Stretch, windowing: Windowing) -> Examples:
     """The windows of one stretch: its last one padded, with the padding not valid."""
-    grid = windows.starts(len(stretch.held), data.window, data.stride)[:, None] + np.arange(data.window)
+    starts = windows.starts(len(stretch.held), windowing.window, windowing.stride)
+    grid = starts[:, None] + np.arange(windowing.window)
     inside, point = grid < len(stretch.held), np.minimum(grid, len(stretch.held) - 1)
-    return Windows(stretch.held[point], inside & shown(stretch, data)[point], inside & stretch.own[point])
+    return Examples(stretch.held[point], inside & shown(stretch, windowing)[point], inside & stretch.own[point])
 
 
-def training_windows(faces: FaceSet, task: str, data: DataOptions) -> Windows:
-    """The windows of the task's training videos, but for those without a label: of faces that nobody annotated."""
-    every = [cut(stretch, data) for stretch in stretches(faces, faces.train[task], data)]
+def training_examples(faces: FaceSet, task: str, windowing: Windowing | None) -> Examples:
+    """What a head is trained on: the task's training videos, without windows or faces that nobody annotated."""
+    chosen, annotated = faces.train[task], faces.annotated(task)
+    if windowing is None:
+        rows = np.flatnonzero(chosen & annotated)[:, None]
+        return Examples(rows, np.ones(rows.shape, bool), np.ones(rows.shape, bool))
+    every = [cut(stretch, windowing) for stretch in stretches(faces, chosen, windowing)]
     rows, valid, own = (
         np.concatenate([getattr(each, name) for each in every]) for name in ("rows", "valid", "labelled")
     )
-    labelled = own & faces.annotated(task)[rows]
+    labelled = own & annotated[rows]
     taught = labelled.any(axis=1)
-    return Windows(rows[taught], valid[taught], labelled[taught])
+    return Examples(rows[taught], valid[taught], labelled[taught])

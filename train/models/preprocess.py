@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.bundle import Preprocess
+from common.bundle.manifest import Preprocess
 
 
 def channels(options: Preprocess) -> int:

@@ -8,20 +8,21 @@ head's BatchNorm, whose statistics would mix in padded frames and differ between
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from common.config import Config
-from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
-
-OUTPUTS = {"va": len(VALENCE_AROUSAL), "expr": len(EXPRESSIONS), "au": len(ACTION_UNITS)}
+from common.windows import Windowing
+from train.models.options import HeadOptions
 
 
-class TemporalOptions(Config):
-    """Shape of the model. No `channels`: no TCN; no `layers`: no Transformer."""
+class TcnTransformerOptions(HeadOptions):
+    """Shape of the head. No `channels`: no TCN; no `layers`: no Transformer."""
 
-    features: int = Field(768, gt=0, description="width of a feature")
+    kind: Literal["tcn_transformer"] = "tcn_transformer"
+    windowing: Windowing = Windowing()
     channels: tuple[int, ...] = (768, 256, 128)
     kernel: int = Field(5, ge=1)
     dim: int = Field(512, gt=0)
@@ -30,6 +31,9 @@ class TemporalOptions(Config):
     feedforward: int = Field(512, gt=0)
     hidden: int = Field(256, gt=0, description="width of the MLP's hidden layer")
     dropout: float = Field(0.3, ge=0, lt=1)
+
+    def build(self, features: int, outputs: int) -> TcnTransformer:
+        return TcnTransformer(self, features, outputs)
 
 
 class _CausalBlock(nn.Module):
@@ -54,16 +58,16 @@ class _CausalBlock(nn.Module):
         return torch.where(valid, self.act(y + self.residual(x)), 0)
 
 
-class TemporalModel(nn.Module):
+class TcnTransformer(nn.Module):
     """features [N, w, D] and valid bool [N, w] (one True a window at least) -> [N, w, K], before any activation.
 
     What stands at positions that are not valid has no part in any valid output: the convolutions see zeros there,
     attention and normalisation nothing. The Transformer has no positional encoding, as in the authors' code.
     """
 
-    def __init__(self, options: TemporalOptions, outputs: int) -> None:
+    def __init__(self, options: TcnTransformerOptions, features: int, outputs: int) -> None:
         super().__init__()
-        widths = (options.features, *options.channels)
+        widths = (features, *options.channels)
         self.tcn = nn.ModuleList(
             _CausalBlock(width_in, width, options.kernel, 2**level, options.dropout)
             for level, (width_in, width) in enumerate(zip(widths, options.channels, strict=False))
@@ -88,10 +92,3 @@ class TemporalModel(nn.Module):
         for layer in self.transformer:
             x = layer(x, src_key_padding_mask=~valid)
         return self.head(x)
-
-
-def activate(task: str, logits: Tensor) -> Tensor:
-    """A head's output as it is published: valence and arousal clipped to [-1, 1], probabilities otherwise."""
-    if task == "va":
-        return logits.clamp(-1, 1)
-    return logits.softmax(dim=-1) if task == "expr" else logits.sigmoid()

@@ -8,6 +8,7 @@ embedded: in pretraining the encoder never touches the masked ones.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -16,11 +17,13 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from common.config import Config
+from train.models.options import EncoderOptions
 
 
-class EncoderOptions(Config):
+class VitOptions(EncoderOptions):
     """Shape of the encoder; the defaults are ViT-B/16."""
 
+    kind: Literal["vit"] = "vit"
     image: int = Field(224, gt=0, description="side of the picture, px")
     channels: int = Field(3, gt=0)
     patch: int = Field(16, gt=0, description="side of a patch, px")
@@ -29,16 +32,32 @@ class EncoderOptions(Config):
     heads: int = Field(12, ge=1)
 
     @model_validator(mode="after")
-    def _divides(self) -> EncoderOptions:
+    def _divides(self) -> VitOptions:
         if self.image % self.patch:
             raise ValueError(f"image {self.image} is not a multiple of patch {self.patch}")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         return self
 
+    can_be_masked: ClassVar[bool] = True
+
+    @property
+    def input(self) -> tuple[int, int]:
+        return self.channels, self.image
+
+    @property
+    def features(self) -> int:
+        return self.dim
+
     @property
     def patches(self) -> int:
         return (self.image // self.patch) ** 2
+
+    def build(self) -> Vit:
+        return Vit(self)
+
+    def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
+        return MaskedAutoencoder(self, decoder, mask_ratio)
 
 
 class DecoderOptions(Config):
@@ -49,7 +68,7 @@ class DecoderOptions(Config):
     heads: int = Field(16, ge=1)
 
 
-class Encoder(nn.Module):
+class Vit(nn.Module):
     """Pictures float [B, C, S, S] -> features float [B, D]: patch tokens through the blocks, their mean normalised.
 
     The class token is carried along, as the paper does, and left out of the mean (its `global_pool`).
@@ -57,7 +76,7 @@ class Encoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, options: EncoderOptions) -> None:
+    def __init__(self, options: VitOptions) -> None:
         super().__init__()
         self.options = options
         self.patch_embed = nn.Linear(options.channels * options.patch**2, options.dim)
@@ -91,10 +110,10 @@ class MaskedAutoencoder(nn.Module):
 
     decoder_positions: Tensor
 
-    def __init__(self, encoder: EncoderOptions, decoder: DecoderOptions, mask_ratio: float = 0.75) -> None:
+    def __init__(self, encoder: VitOptions, decoder: DecoderOptions, mask_ratio: float = 0.75) -> None:
         super().__init__()
         self.kept = max(1, round(encoder.patches * (1 - mask_ratio)))
-        self.encoder = Encoder(encoder)
+        self.encoder = Vit(encoder)
         self.encoder_norm = nn.LayerNorm(encoder.dim, eps=1e-6)
         self.decoder_embed = nn.Linear(encoder.dim, decoder.dim)
         self.mask_token = nn.Parameter(torch.empty(decoder.dim))
@@ -107,6 +126,10 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         _init_linear(self)
 
+    def patches(self, images: Tensor) -> Tensor:
+        """Pictures [B, C, S, S] -> what is to be painted, [B, L, P]."""
+        return patchify(images, self.encoder.options.patch)
+
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, C, S, S] and noise [B, L] -> painted patches [B, L, P] and mask bool [B, L], True where hidden.
 
@@ -114,7 +137,7 @@ class MaskedAutoencoder(nn.Module):
         """
         order = noise.argsort(dim=1)
         restore = order.argsort(dim=1)
-        seen = self.encoder.tokens(patchify(images, self.encoder.options.patch), order[:, : self.kept])
+        seen = self.encoder.tokens(self.patches(images), order[:, : self.kept])
         x = self.decoder_embed(self.encoder_norm(seen))
         hidden = self.mask_token.to(x.dtype).expand(len(x), noise.shape[1] - self.kept, -1)
         patches = _take(torch.cat([x[:, 1:], hidden], dim=1), restore) + self.decoder_positions
@@ -141,16 +164,21 @@ def position_table(dim: int, grid: int) -> Tensor:
     return torch.cat([columns, rows], dim=1).float()
 
 
-def set_fused_attention(model: nn.Module, fused: bool) -> None:
-    """Whether the blocks call PyTorch's fused attention; the same mathematics, but at this size slower on a CPU."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.fused_attn = fused
+class _Attention(Attention):
+    """timm's, which calls PyTorch's fused attention where that is faster; the mathematics are the same."""
+
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        self.fused_attn = _fused_is_faster(x)
+        return super().forward(x, *arguments, **options)
+
+
+def _fused_is_faster(x: Tensor) -> bool:
+    return x.device.type != "cpu"
 
 
 def _blocks(dim: int, heads: int, depth: int) -> nn.ModuleList:
     norm = partial(nn.LayerNorm, eps=1e-6)
-    return nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    return nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=norm, attn_layer=_Attention) for _ in range(depth))
 
 
 def _init_linear(model: nn.Module) -> None:

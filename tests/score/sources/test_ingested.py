@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lakes import account, listing
 
-from common.bundle import Crop
+from common.bundle.manifest import Crop
 from common.commit.committer import Committer, Staging
 from common.commit.units import Video
 from common.errors import UsageError, VideoError

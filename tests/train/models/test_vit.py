@@ -8,17 +8,10 @@ import torch
 from pydantic import ValidationError
 
 from train.losses import masked_patch_loss
-from train.models.vit import (
-    DecoderOptions,
-    Encoder,
-    EncoderOptions,
-    MaskedAutoencoder,
-    patchify,
-    position_table,
-    set_fused_attention,
-)
+from train.models import vit
+from train.models.vit import DecoderOptions, MaskedAutoencoder, Vit, VitOptions, patchify, position_table
 
-SMALL = EncoderOptions(image=16, channels=1, patch=4, dim=32, depth=2, heads=4)
+SMALL = VitOptions(image=16, channels=1, patch=4, dim=32, depth=2, heads=4)
 DECODER = DecoderOptions(dim=16, depth=1, heads=2)
 
 
@@ -50,7 +43,7 @@ def test_positions_are_neither_trained_nor_saved() -> None:
 
 def test_the_default_sizes_are_those_of_the_paper() -> None:
     with torch.device("meta"):
-        model = MaskedAutoencoder(EncoderOptions(), DecoderOptions())
+        model = MaskedAutoencoder(VitOptions(), DecoderOptions())
     count = sum(p.numel() for p in model.parameters())
     encoder = sum(p.numel() for p in model.encoder.parameters())
     assert 85e6 < encoder < 86.5e6
@@ -98,24 +91,22 @@ def test_the_gradient_reaches_everything_but_the_norm_that_pretraining_leaves_ou
     assert still == {"encoder.norm.weight", "encoder.norm.bias"}
 
 
-def test_features_do_not_depend_on_the_batch_or_on_the_kind_of_attention() -> None:
+def test_features_do_not_depend_on_the_batch_or_on_the_kind_of_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = Encoder(SMALL).eval()
+    model = Vit(SMALL).eval()
     images = torch.randn(9, 1, 16, 16)
     with torch.inference_mode():
         whole = model(images)
         alone = torch.cat([model(each) for each in images.split(1)])
-        set_fused_attention(model, False)
-        plain = model(images)
+        monkeypatch.setattr(vit, "_fused_is_faster", lambda x: True)
+        fused = model(images)
     assert whole.shape == (9, 32)
     torch.testing.assert_close(whole, alone, atol=1e-5, rtol=0)
-    torch.testing.assert_close(whole, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole, fused, atol=1e-5, rtol=0)
 
 
 def test_linear_weights_begin_as_in_the_paper() -> None:
-    weight = Encoder(EncoderOptions(image=16, patch=4, dim=64, depth=1, heads=2)).state_dict()[
-        "blocks.0.mlp.fc1.weight"
-    ]
+    weight = Vit(VitOptions(image=16, patch=4, dim=64, depth=1, heads=2)).state_dict()["blocks.0.mlp.fc1.weight"]
     bound = math.sqrt(6 / (64 + 256))
     assert 0.98 * bound < float(weight.abs().max()) <= bound
     assert np.isclose(float(weight.std()), bound / math.sqrt(3), rtol=0.05)
@@ -124,4 +115,4 @@ def test_linear_weights_begin_as_in_the_paper() -> None:
 @pytest.mark.parametrize("wrong", [{"image": 65}, {"heads": 5}])
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
-        EncoderOptions(**{"image": 64, "patch": 8, "dim": 128, "heads": 4, **wrong})
+        VitOptions(**{"image": 64, "patch": 8, "dim": 128, "heads": 4, **wrong})

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from common import bundle
-from common.bundle import Bundle
+from common.bundle import folder as bundle
+from common.bundle.folder import Bundle
 from common.errors import MienError, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
 
@@ -21,20 +21,13 @@ torch = pytest.importorskip("torch")
 
 FIELDS: dict[str, Any] = {
     "name": "tiny",
-    "tasks": ["va", "expr"],
     "encoder": {"kind": "mae", "options": {"depth": 2}, "file": "encoder.safetensors"},
     "preprocess": {"crop": [8, 8, 96], "size": 48, "grey": True, "standardise": True},
     "crop": {"template": "arcface", "size": 112},
-    "temporal": {
-        "va": {"options": {"width": 8}, "file": "va.safetensors"},
-        "expr": {"options": {"width": 8}, "file": "expr.safetensors"},
+    "heads": {
+        "va": {"kind": "wide", "options": {"width": 8}, "file": "va.safetensors", "outputs": ["valence", "arousal"]},
+        "expr": {"kind": "wide", "options": {"width": 8}, "file": "expr.safetensors", "outputs": list(EXPRESSIONS)},
     },
-    "window": 300,
-    "stride": 200,
-    "fps": 30.0,
-    "gaps": "repeat",
-    "classes": {"expr": list(EXPRESSIONS)},
-    "thresholds": {},
     "recipe": {"name": "demo", "lr": 1e-4},
     "data": {"videos": 3},
     "metrics": {"ccc_valence": 0.5},
@@ -42,6 +35,11 @@ FIELDS: dict[str, Any] = {
     "licence": "Apache-2.0",
     "intended_use": "demo",
 }
+
+
+def heads(expressions: list[str]) -> dict[str, Any]:
+    """The heads of `FIELDS`, the one for expressions with these outputs."""
+    return FIELDS["heads"] | {"expr": FIELDS["heads"]["expr"] | {"outputs": expressions}}
 
 
 def weights(seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -90,7 +88,20 @@ def test_the_id_is_twelve_hex_digits_the_same_for_the_same_model(tmp_path: Path)
     assert int(first, 16) >= 0
     assert bundle.write(tmp_path / "b", FIELDS, weights()).manifest.id == first
     assert bundle.write(tmp_path / "c", FIELDS, weights(1)).manifest.id != first
-    assert bundle.write(tmp_path / "d", FIELDS | {"stride": 100}, weights()).manifest.id != first
+    assert bundle.write(tmp_path / "d", FIELDS | {"recipe": {"lr": 1}}, weights()).manifest.id != first
+
+
+@pytest.mark.parametrize(("mask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_the_umask_says_who_may_read_a_bundle(tmp_path: Path, mask: int, file_mode: int, folder_mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        made = bundle.write(tmp_path / "model", FIELDS, weights())
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in made.path.iterdir()} == dict.fromkeys(
+        (*made.manifest.files, "bundle.json"), file_mode
+    )
+    assert made.path.stat().st_mode & 0o777 == folder_mode
 
 
 def test_tensors_that_share_storage_can_be_written(tmp_path: Path) -> None:
@@ -132,16 +143,18 @@ def test_an_empty_folder_is_free(tmp_path: Path) -> None:
     "changes",
     [
         {"name": "No Such Name"},
-        {"tasks": ["va"]},
-        {"stride": 301},
+        {"heads": {}},
+        {"heads": {"va": FIELDS["heads"]["va"]}},
+        {"heads": FIELDS["heads"] | {"pain": FIELDS["heads"]["va"]}},
         {"preprocess": {"crop": [20, 20, 96], "size": 48}},
         {"preprocess": {"crop": [8, 8, 96], "size": 48, "mean": [0.5]}},
-        {"classes": {"expr": ["happy"]}},
-        {"classes": {}},
+        {"heads": heads(["happy"])},
+        {"heads": heads(["anger", "anger"])},
+        {"heads": heads([])},
         {"encoder": {"kind": "mae", "options": {}, "file": "../encoder.safetensors"}},
         {"encoder": {"kind": "mae", "options": {}, "file": "other.safetensors"}},
         {"surprise": 1},
-        {"fps": float("nan")},
+        {"heads": FIELDS["heads"] | {"va": FIELDS["heads"]["va"] | {"threshold": float("nan")}}},
     ],
 )
 def test_an_inconsistent_manifest_is_refused_and_nothing_is_written(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -150,11 +163,11 @@ def test_an_inconsistent_manifest_is_refused_and_nothing_is_written(tmp_path: Pa
     assert os.listdir(tmp_path) == []
 
 
-def test_classes_may_be_fewer_than_the_tables_columns(tmp_path: Path) -> None:
-    few = bundle.write(tmp_path / "model", FIELDS | {"classes": {"expr": ["happiness", "anger"]}}, weights())
-    assert few.manifest.classes["expr"] == ("happiness", "anger")
+def test_outputs_may_be_some_of_those_that_the_task_knows_in_any_order(tmp_path: Path) -> None:
+    few = bundle.write(tmp_path / "model", FIELDS | {"heads": heads(["happiness", "contempt"])}, weights())
+    assert few.manifest.heads["expr"].outputs == ("happiness", "contempt")
     with pytest.raises(UsageError):
-        bundle.write(tmp_path / "other", FIELDS | {"classes": {"expr": list(ACTION_UNITS)}}, weights())
+        bundle.write(tmp_path / "other", FIELDS | {"heads": heads(list(ACTION_UNITS))}, weights())
 
 
 def test_an_interrupted_write_leaves_the_old_bundle(
@@ -207,7 +220,7 @@ def test_a_missing_file_of_weights_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"stride": 100},
+        {"recipe": {"lr": 1}},
         {"intended_use": "everything"},
         {"name": "other"},
         {"metrics": {"ccc_valence": 0.9}},
@@ -242,7 +255,8 @@ def test_whitespace_in_the_manifest_does_not_matter(folder: Path) -> None:
         (b"\xff\xfe", "is not JSON"),
         (b"[]", "does not describe a bundle"),
         (b"{}", "does not describe a bundle: the key '.*' is missing"),
-        (b'{"schema_version": 2}', "newer mien.*upgrade"),
+        (b'{"schema_version": 3}', r"newer mien \(version 3 of bundle\.json, not 2\): upgrade"),
+        (b'{"schema_version": 1, "temporal": {}}', "older mien .*: train it again with this version"),
     ],
 )
 def test_a_manifest_that_is_none_is_one_sentence(folder: Path, content: bytes, problem: str) -> None:
@@ -254,9 +268,9 @@ def test_a_manifest_that_is_none_is_one_sentence(folder: Path, content: bytes, p
 
 def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path) -> None:
     manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["temporal"]["va"]["file"] = "/etc/passwd"
+    manifest["heads"]["va"]["file"] = "/etc/passwd"
     edit(folder, **manifest)
-    with pytest.raises(UsageError, match=r"temporal\.va\.file"):
+    with pytest.raises(UsageError, match=r"heads\.va\.file"):
         Bundle.open(folder)
 
 
@@ -273,7 +287,8 @@ def test_a_file_that_the_bundle_does_not_list_cannot_be_asked_for(folder: Path) 
 
 
 def test_opening_needs_no_torch(folder: Path) -> None:
-    program = "import sys; from common.bundle import Bundle; Bundle.open(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    opening = "from common.bundle.folder import Bundle; Bundle.open(sys.argv[1])"
+    program = f"import sys; {opening}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program, folder]).returncode == 0
 
 

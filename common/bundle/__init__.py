@@ -1,0 +1,1 @@
+"""A trained model as a folder: `bundle.json` and `*.safetensors`, every byte checked before anything is used."""

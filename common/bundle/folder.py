@@ -1,0 +1,109 @@
+"""A bundle as a folder: opened when every byte of it is right, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.bundle import weights as weights_
+from common.bundle.manifest import MANIFEST, BundleManifest, complete, parse
+from common.errors import MienError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from common.store.base import StoreSettings
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every byte was found to be what `manifest` says."""
+
+    path: Path
+    manifest: BundleManifest
+
+    @classmethod
+    def open(cls, path: str | Path, settings: StoreSettings | None = None) -> Bundle:
+        """The bundle in a folder, or under s3://... through a local cache; `UsageError` if anything is wrong.
+
+        `settings`: how to reach S3, of this process's environment unless given.
+        """
+        if str(path).startswith("s3://"):
+            from common.bundle.remote import fetch
+
+            folder = fetch(str(path), settings)
+        else:
+            folder = Path(path)
+        if not folder.is_dir():
+            raise UsageError(f"there is no bundle at {folder}: name the folder that `mien train --out` wrote")
+        try:
+            text = (folder / MANIFEST).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{folder} is not a bundle, its {MANIFEST} cannot be read: {error.strerror}") from None
+        manifest = parse(text, str(folder))
+        for name, record in manifest.files.items():
+            weights_.check(folder / name, record)
+        return cls(folder.absolute(), manifest)
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors of a file of weights, on the CPU; `name` is one of `manifest.files`."""
+        from safetensors.torch import load_file
+
+        if name not in self.manifest.files:
+            raise KeyError(f"the bundle {self.path} has no file {name}")
+        return load_file(self.path / name)
+
+
+def check_destination(folder: Path) -> None:
+    """Raises `UsageError` unless `folder` is free for a bundle: absent, empty, or itself a bundle (to be replaced)."""
+    if folder.is_dir():
+        taken = any(folder.iterdir()) and not (folder / MANIFEST).is_file()
+    else:
+        taken = folder.exists() or folder.is_symlink()
+    if taken:
+        raise UsageError(f"{folder} exists and is not a bundle: it would be overwritten, name another folder")
+
+
+def write(folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mapping[str, torch.Tensor]]) -> Bundle:
+    """Writes a bundle: `manifest` holds the fields of `BundleManifest` except `id` and `files`, `weights` the tensors.
+
+    The folder appears whole or not at all; who may read it is for the umask to say. A bundle that was there is replaced
+    (a kill between the two renames leaves it beside, as `.<name>.<8 hex digits>.old`); `UsageError` for any other
+    folder.
+    """
+    folder = folder.absolute()
+    check_destination(folder)
+    scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        scratch.mkdir(parents=True)
+        for name, tensors in weights.items():
+            weights_.save(scratch / name, tensors)
+        files = {name: weights_.record(scratch / name).model_dump() for name in weights}
+        checked = complete({**manifest, "files": files})
+        (scratch / MANIFEST).write_text(json.dumps(checked.model_dump(mode="json"), indent=2) + "\n", "utf-8")
+        _install(scratch, folder)
+    except OSError as error:
+        raise MienError(f"the bundle {folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Bundle(folder, checked)
+
+
+def _install(scratch: Path, folder: Path) -> None:
+    """Moves a finished folder to its place; what was there is out of the way first, as a rename cannot replace it."""
+    old = folder.parent / f"{scratch.name}.old"
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(scratch, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,33 @@
+"""One linear layer from the feature of a face to its prediction; no face sees another."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from train.models.options import HeadOptions
+
+
+class LinearOptions(HeadOptions):
+    """Shape of the head."""
+
+    kind: Literal["linear"] = "linear"
+    windowing: None = None
+    dropout: float = Field(0.0, ge=0, lt=1, description="of features, in training")
+
+    def build(self, features: int, outputs: int) -> LinearHead:
+        return LinearHead(self, features, outputs)
+
+
+class LinearHead(nn.Module):
+    """features [N, w, D] -> [N, w, K], before any activation; whatever is valid, each position is by itself."""
+
+    def __init__(self, options: LinearOptions, features: int, outputs: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(options.dropout)
+        self.linear = nn.Linear(features, outputs)
+
+    def forward(self, features: Tensor, valid: Tensor) -> Tensor:
+        return self.linear(self.dropout(features))

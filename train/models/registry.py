@@ -1,0 +1,46 @@
+"""The encoders and heads that there are. A new one is a module with its options and network, and a line here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from common.bundle.folder import Bundle
+from common.bundle.manifest import Part
+from common.errors import UsageError
+from common.kinds import Kinds
+from train.models.options import EncoderOptions, HeadOptions
+
+ENCODERS: Kinds[EncoderOptions] = Kinds(
+    "encoder",
+    {
+        "vit": "train.models.vit:VitOptions",
+    },
+)
+
+HEADS: Kinds[HeadOptions] = Kinds(
+    "head",
+    {
+        "linear": "train.models.linear:LinearOptions",
+        "tcn_transformer": "train.models.tcn_transformer:TcnTransformerOptions",
+    },
+)
+
+AnyEncoder = Annotated[EncoderOptions, ENCODERS]
+"""In a configuration: the options of an encoder of any kind."""
+AnyHead = Annotated[HeadOptions, HEADS]
+"""In a configuration: the options of a head of any kind."""
+
+
+def check_kinds(bundle: Bundle) -> None:
+    """Raises UsageError for a bundle with an encoder or a head of a kind that is not here."""
+    _check(ENCODERS, bundle.manifest.encoder, bundle)
+    for head in bundle.manifest.heads.values():
+        _check(HEADS, head, bundle)
+
+
+def _check(kinds: Kinds[Any], part: Part, bundle: Bundle) -> None:
+    if part.kind not in kinds:
+        raise UsageError(
+            f"the bundle {bundle.path} needs the {kinds.noun} kind {part.kind!r}, which this version of mien does not "
+            "have: upgrade mien"
+        )
