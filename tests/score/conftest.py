@@ -104,43 +104,15 @@ def make_faces() -> Callable[..., Iterator[FaceBatch]]:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Real models of all three tasks with random weights, for crops of `SIZE` pixels and short windows."""
-    import torch
+    from bundles import make_bundle
 
-    from common.bundle.folder import write
     from train.models.tcn_transformer import TcnTransformerOptions
     from train.models.vit import VitOptions
 
-    torch.manual_seed(0)
     encoder = VitOptions(image=SIZE, channels=1, patch=4, dim=16, depth=1, heads=2)
     windowing = Windowing(window=30, stride=20, fps=20.0, gaps="mask")
     head = TcnTransformerOptions(
         windowing=windowing, channels=(8, 8), dim=16, layers=1, heads=2, feedforward=16, hidden=8
     )
-    weights = {f"{name}.safetensors": head.build(16, len(task.outputs)).state_dict() for name, task in TASKS.items()}
-    manifest = {
-        "name": "tiny",
-        "encoder": {
-            "kind": "vit",
-            "options": encoder.model_dump(mode="json", exclude={"kind"}),
-            "file": "encoder.safetensors",
-        },
-        "preprocess": {"crop": [0, 0, SIZE], "size": SIZE, "grey": True, "standardise": True},
-        "crop": {"size": SIZE},
-        "heads": {
-            name: {
-                "kind": head.kind,
-                "options": head.model_dump(mode="json", exclude={"kind"}),
-                "file": f"{name}.safetensors",
-                "outputs": task.outputs,
-            }
-            for name, task in TASKS.items()
-        },
-        "recipe": {},
-        "data": {},
-        "metrics": {},
-        "code_version": "0",
-        "licence": "Apache-2.0",
-        "intended_use": "tests",
-    }
-    weights["encoder.safetensors"] = encoder.build().state_dict()
-    return write(tmp_path_factory.mktemp("bundles") / "tiny", manifest, weights)
+    preprocess = {"crop": [0, 0, SIZE], "size": SIZE, "grey": True, "standardise": True}
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny", encoder, head, preprocess, SIZE)

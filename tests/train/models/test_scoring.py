@@ -1,60 +1,33 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bundles import OUTPUTS, heads, make_bundle, part
 
-from common.bundle.folder import Bundle, write
+from common.bundle.folder import Bundle
 from common.errors import UsageError
-from common.tasks import TASKS
 from train.models.linear import LinearOptions
-from train.models.options import EncoderOptions, HeadOptions
+from train.models.options import HeadOptions
 from train.models.scoring import load
 from train.models.tcn_transformer import TcnTransformerOptions
 from train.models.vit import VitOptions
 
 ENCODER = VitOptions(image=64, channels=1, patch=8, dim=128, depth=4, heads=4)
 TEMPORAL = TcnTransformerOptions(channels=(128, 128, 128), dim=128, layers=2, heads=4, feedforward=256, hidden=128)
-OUTPUTS = {name: task.outputs for name, task in TASKS.items()}
+PREPROCESS = {"crop": [12, 18, 88], "size": 64, "grey": True, "standardise": True}
 
 
-def part(options: EncoderOptions | HeadOptions, name: str, **more: Any) -> dict[str, Any]:
-    chosen = options.model_dump(mode="json", exclude={"kind"})
-    return {"kind": options.kind, "options": chosen, "file": f"{name}.safetensors", **more}
-
-
-@pytest.fixture(scope="module")
-def make_bundle() -> Callable[..., Bundle]:
-    def make(folder: Path, outputs: dict[str, tuple[str, ...]] = OUTPUTS, **changes: Any) -> Bundle:
-        torch.manual_seed(0)
-        weights = {"encoder.safetensors": ENCODER.build().state_dict()}
-        for task, names in outputs.items():
-            weights[f"{task}.safetensors"] = TEMPORAL.build(128, len(names)).state_dict()
-        manifest = {
-            "name": "random",
-            "encoder": part(ENCODER, "encoder"),
-            "preprocess": {"crop": [12, 18, 88], "size": 64, "grey": True, "standardise": True},
-            "crop": {"size": 112},
-            "heads": {task: part(TEMPORAL, task, outputs=names) for task, names in outputs.items()},
-            "recipe": {},
-            "data": {},
-            "metrics": {},
-            "code_version": "0",
-            "licence": "Apache-2.0",
-            "intended_use": "tests",
-        }
-        return write(folder, manifest | changes, weights)
-
-    return make
+def a_bundle(folder: Path, head: HeadOptions | dict[str, HeadOptions] = TEMPORAL, **changes: Any) -> Bundle:
+    return make_bundle(folder, ENCODER, head, PREPROCESS, 112, **changes)
 
 
 @pytest.fixture(scope="module")
-def random_bundle(make_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "random")
+def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return a_bundle(tmp_path_factory.mktemp("bundles") / "random")
 
 
 def crops(count: int) -> np.ndarray:
@@ -103,9 +76,9 @@ def test_bfloat16_stays_within_the_stated_bound(random_bundle: Bundle) -> None:
         assert np.abs(values - exact.predict(OUTPUTS, precise[None], valid)[task]).max() < 0.1
 
 
-def test_a_head_has_the_outputs_that_the_bundle_names(make_bundle: Callable[..., Bundle], tmp_path: Path) -> None:
+def test_a_head_has_the_outputs_that_the_bundle_names(tmp_path: Path) -> None:
     few = {"va": ("valence", "arousal"), "expr": ("contempt", "fear", "anger"), "au": ("au12",)}
-    model = load(make_bundle(tmp_path / "few", outputs=few))
+    model = load(a_bundle(tmp_path / "few", outputs=few))
     found = model.predict(few, np.zeros((1, 4, 128), np.float32), np.ones((1, 4), bool))
     assert {task: values.shape[2] for task, values in found.items()} == {"va": 2, "expr": 3, "au": 1}
     assert {task: head.outputs for task, head in model.heads.items()} == few
@@ -124,16 +97,10 @@ def test_a_linear_head_says_of_a_face_the_same_whatever_stands_beside_it() -> No
     torch.testing.assert_close(head(features, torch.rand(3, 5) < 0.5).reshape(15, 1, 8), alone)
 
 
-def test_heads_of_several_kinds_have_windows_of_their_own(random_bundle: Bundle, tmp_path: Path) -> None:
-    torch.manual_seed(0)
+def test_heads_of_several_kinds_have_windows_of_their_own(tmp_path: Path) -> None:
     slow = TcnTransformerOptions(**TEMPORAL.model_dump(exclude={"windowing"}), windowing={"fps": 5, "gaps": "mask"})
-    manifest = random_bundle.manifest.model_dump(mode="json", exclude={"id", "files"})
-    weights = {name: random_bundle.tensors(name) for name in random_bundle.manifest.files}
-    manifest["heads"]["va"] = part(slow, "va", outputs=OUTPUTS["va"])
-    manifest["heads"]["expr"] = part(LinearOptions(), "expr", outputs=OUTPUTS["expr"])
-    weights["expr.safetensors"] = LinearOptions().build(128, 8).state_dict()
-    heads = load(write(tmp_path / "mixed", manifest, weights)).heads
-    assert {task: head.windowing for task, head in heads.items()} == {
+    model = load(a_bundle(tmp_path / "mixed", {"va": slow, "expr": LinearOptions(), "au": TEMPORAL}))
+    assert {task: head.windowing for task, head in model.heads.items()} == {
         "va": slow.windowing,
         "expr": None,
         "au": TEMPORAL.windowing,
@@ -149,29 +116,27 @@ def test_heads_of_several_kinds_have_windows_of_their_own(random_bundle: Bundle,
     ],
 )
 def test_options_and_weights_that_do_not_fit_are_refused(
-    make_bundle: Callable[..., Bundle], tmp_path: Path, changes: dict[str, Any], sentence: str
+    tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     encoder = part(ENCODER, "encoder")
     encoder["options"] |= changes
     with pytest.raises(UsageError, match=sentence):
-        load(make_bundle(tmp_path / "a", encoder=encoder))
+        load(a_bundle(tmp_path / "a", encoder=encoder))
 
 
-def test_a_stride_beyond_the_window_is_refused(make_bundle: Callable[..., Bundle], tmp_path: Path) -> None:
-    heads = {task: part(TEMPORAL, task, outputs=names) for task, names in OUTPUTS.items()}
-    heads["au"]["options"]["windowing"]["stride"] = 301
+def test_a_stride_beyond_the_window_is_refused(tmp_path: Path) -> None:
+    wrong = heads(TEMPORAL)
+    wrong["au"]["options"]["windowing"]["stride"] = 301
     with pytest.raises(UsageError, match=r"head of kind tcn_transformer .* frames would be left out"):
-        load(make_bundle(tmp_path / "a", heads=heads))
+        load(a_bundle(tmp_path / "a", heads=wrong))
 
 
 @pytest.mark.parametrize("noun", ["encoder", "head"])
-def test_a_network_of_a_kind_that_is_not_here_is_refused_with_what_to_do(
-    make_bundle: Callable[..., Bundle], tmp_path: Path, noun: str
-) -> None:
+def test_a_network_of_a_kind_that_is_not_here_is_refused_with_what_to_do(tmp_path: Path, noun: str) -> None:
     strange = {"kind": "new"}
-    heads = {task: part(TEMPORAL, task, outputs=names) for task, names in OUTPUTS.items()}
-    changes = {"encoder": {"encoder": part(ENCODER, "encoder") | strange}, "head": {"heads": heads}}[noun]
-    heads["expr"] |= strange
-    made = make_bundle(tmp_path / "a", **changes)
+    several = heads(TEMPORAL)
+    changes = {"encoder": {"encoder": part(ENCODER, "encoder") | strange}, "head": {"heads": several}}[noun]
+    several["expr"] |= strange
+    made = a_bundle(tmp_path / "a", **changes)
     with pytest.raises(UsageError, match=rf"the {noun} kind 'new', which this version of mien .*: upgrade mien$"):
         load(made)
