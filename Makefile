@@ -32,8 +32,8 @@ lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## the side-by-side measurements, one table each; needs the clips of `make demo`
-	@for name in decode detect memory; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+bench: $(READY) ## every side-by-side measurement in full, results dated in benchmarks/results/
+	@for file in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --save || exit 1; done
 
 docs: $(READY) ## write docs/tables.md from common/lake/schema.py
 	$(BIN)/python -m common.lake.schema > docs/tables.md

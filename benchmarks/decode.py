@@ -1,25 +1,25 @@
 """Decoding side by side: PyAV and decord, bare in this process and through the sandbox; and memory over a long video.
 
-    python -m benchmarks.decode [VIDEO] [--minutes 30]
+    python -m benchmarks.decode [--video FILE] [--minutes 30]
 
-Bare PyAV converts each frame to RGB on one thread, as the sandbox does; bare decord gets batches of 16. Best of three.
+Bare PyAV converts each frame to RGB on one thread, as the sandbox does; bare decord gets batches of 16.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import threading
-import time
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import av
-import decord
 import psutil
 
-from benchmarks.machine import DEMO_CLIP, existing, last_line
+from benchmarks.support import clips
+from benchmarks.support.harness import Result, parser, run, side_by_side
 from ingest.decode.reader import DecodeOptions, open_video
 
 MB = 1 << 20
@@ -27,57 +27,31 @@ PEAK_EVERY_S = 0.05
 
 
 def bare_pyav(path: Path) -> int:
+    """Each of these decodes the whole video and returns how many frames it has."""
     with av.open(str(path)) as container:
-        stream = container.streams.best("video")
+        stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         return sum(1 for frame in container.decode(stream) if frame.reformat(format="rgb24", threads=1))
 
 
 def bare_decord(path: Path) -> int:
+    import decord  # not before the clip is made: it brings a zlib with which OpenCV cannot read a PNG
+
     video = decord.VideoReader(str(path), num_threads=1)
     for start in range(0, len(video), 16):
         video.get_batch(range(start, min(start + 16, len(video)))).asnumpy()
     return len(video)
 
 
-def sandboxed(decoder: str) -> Callable[[Path], int]:
-    def decode(path: Path) -> int:
-        with open_video(path, DecodeOptions(decoder=decoder)) as reader:
-            return sum(len(batch) for batch in reader)
-
-    return decode
-
-
-def frames_per_s(decode: Callable[[Path], int], path: Path) -> float:
-    speeds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        speeds.append(decode(path) / (time.perf_counter() - began))
-    return max(speeds)
-
-
-def repeated(path: Path, seconds: float, target: Path) -> None:
-    """`path` as often as fills `seconds`, packets copied."""
-    with av.open(str(target), "w") as out:
-        shift, length_s, stream = 0, 0.0, None
-        while length_s < seconds:
-            with av.open(str(path)) as container:
-                source = container.streams.best("video")
-                stream = stream or out.add_stream_from_template(source)
-                end = shift
-                for packet in container.demux(source):
-                    if packet.dts is not None:
-                        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
-                        end = max(end, packet.pts + packet.duration)  # before muxing, which changes the time base
-                        packet.stream = stream
-                        out.mux(packet)
-                shift, length_s = end, float(end * source.time_base)
+def sandboxed(decoder: str, path: Path) -> int:
+    with open_video(path, DecodeOptions.model_validate({"decoder": decoder})) as reader:
+        return sum(len(batch) for batch in reader)
 
 
 def peaks(path: Path, decoder: str) -> dict[str, float]:
     """Peak resident memory in MB of this process (beyond what it had) and of the child; shared frames count in both."""
     before, most, done = psutil.Process().memory_info().rss, [0, 0], threading.Event()
-    with open_video(path, DecodeOptions(decoder=decoder)) as reader:
+    with open_video(path, DecodeOptions.model_validate({"decoder": decoder})) as reader:
         child = psutil.Process(reader.pid)
 
         def watch() -> None:
@@ -94,51 +68,58 @@ def peaks(path: Path, decoder: str) -> dict[str, float]:
         finally:
             done.set()
             watcher.join()
-    return {"parent_mb": most[0] / MB, "child_mb": most[1] / MB}
+    return {"parent": most[0] / MB, "child": most[1] / MB}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("video", type=existing, nargs="?", default=DEMO_CLIP)
-    parser.add_argument("--minutes", type=float, default=30, help="length of the video that memory is measured on")
-    arguments = parser.parse_args()
-    path: Path = arguments.video
-    ways = {
+def measure(options: Namespace) -> Result:
+    minutes = 0.1 if options.quick else options.minutes
+    ways: dict[str, Callable[[Path], int]] = {
         "pyav bare": bare_pyav,
-        "pyav sandbox": sandboxed("pyav"),
+        "pyav sandbox": partial(sandboxed, "pyav"),
         "decord bare": bare_decord,
-        "decord sandbox": sandboxed("decord"),
+        "decord sandbox": partial(sandboxed, "decord"),
     }
-    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        minute, long = Path(folder) / "minute.mkv", Path(folder) / "long.mkv"
-        repeated(path, 60, minute)
-        repeated(path, arguments.minutes * 60, long)
-        print(
-            f"{path.name} repeated; peak memory of parent + child in MB, over 1 and over {arguments.minutes:g} minutes"
-        )
-        print(f"{'':16} {'frames/s':>8} {'MB, minute':>12} {'MB, long':>12}")
-        for name, decode in ways.items():
-            key = name.replace(" ", "_")
-            figures[f"{key}_fps"] = frames_per_s(decode, minute)
-            row = f"{name:16} {figures[f'{key}_fps']:8.0f}"
-            if name.endswith("sandbox"):
-                for length, video in (("minute", minute), ("long", long)):
-                    peak = peaks(video, name.split()[0])
-                    figures |= {f"{key}_{length}_{side}": value for side, value in peak.items()}
-                    row += f" {peak['parent_mb']:5.0f} + {peak['child_mb']:4.0f}"
-            print(row)
+        clip, short, long = (Path(folder) / name for name in ("clip.mp4", "short.mkv", "long.mkv"))
+        if options.video is None:
+            clips.write(clip, clips.pictures(15 if options.quick else 150), 1 if options.quick else 10)
+        clips.repeat(options.video or clip, 2 if options.quick else 60, short)
+        clips.repeat(options.video or clip, minutes * 60, long)
+        memory = {  # first, while this process is small
+            decoder: {length: peaks(path, decoder) for length, path in (("short", short), ("long", long))}
+            for decoder in ("pyav", "decord")
+        }
+        frames = bare_pyav(short)
+        seconds = side_by_side({name: partial(way, short) for name, way in ways.items()}, 1 if options.quick else 3)
+        fps = {name: frames / each for name, each in seconds.items()}
+    return _result(fps, memory, f"frames/s, and peak memory of parent + child in MB, the long video {minutes:g} min")
 
-    def memory(length: str) -> float:
-        return figures[f"pyav_sandbox_{length}_parent_mb"] + figures[f"pyav_sandbox_{length}_child_mb"]
 
-    ratios = {
-        "sandbox_to_bare": figures["pyav_sandbox_fps"] / figures["pyav_bare_fps"],
-        "pyav_to_decord": figures["pyav_sandbox_fps"] / figures["decord_sandbox_fps"],
-        "memory_long_to_minute": memory("long") / memory("minute"),
+def _result(fps: dict[str, float], memory: dict[str, dict[str, dict[str, float]]], title: str) -> Result:
+    both = {
+        decoder: {length: sum(peak.values()) for length, peak in lengths.items()} for decoder, lengths in memory.items()
     }
-    last_line("decode", ratios, figures)
+    rows = []
+    for name, speed in fps.items():
+        decoder, _, where = name.partition(" ")
+        held = both[decoder].values() if where == "sandbox" else ("", "")
+        rows.append([name, speed, *held])
+    figures = {f"{name.replace(' ', '_')}_fps": speed for name, speed in fps.items()} | {
+        f"{decoder}_{length}_{side}_mb": value
+        for decoder, lengths in memory.items()
+        for length, peak in lengths.items()
+        for side, value in peak.items()
+    }
+    ratios = {
+        "sandbox_to_bare": fps["pyav sandbox"] / fps["pyav bare"],
+        "pyav_to_decord": fps["pyav sandbox"] / fps["decord sandbox"],
+        "memory_long_to_short": both["pyav"]["long"] / both["pyav"]["short"],
+    }
+    return Result(title, ["decoder", "frames/s", "MB short", "MB long"], rows, ratios, figures)
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--video", type=Path, help="decode this MP4, again and again [default: one made here]")
+    options.add_argument("--minutes", type=float, default=30, help="length of the long video")
+    run("decode", measure, options)

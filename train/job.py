@@ -128,11 +128,11 @@ def _write(
     }
     manifest = {
         "name": recipe.name,
-        "encoder": _part(recipe.encoder, "encoder"),
+        "encoder": part(recipe.encoder, "encoder"),
         "preprocess": recipe.preprocess.model_dump(),
         "crop": recipe.crop.model_dump(),
         "heads": {
-            task: _part(recipe.stages[task].model, task) | {"outputs": head.outputs, "threshold": TASKS[task].threshold}
+            task: part(recipe.stages[task].model, task) | {"outputs": head.outputs, "threshold": TASKS[task].threshold}
             for task, head in trained.heads.items()
         },
         "recipe": recipe.model_dump(mode="json") | {"precision": precision},
@@ -149,13 +149,14 @@ def _write(
         "intended_use": recipe.intended_use,
     }
     networks = {"encoder": trained.encoder, **{task: head.network for task, head in trained.heads.items()}}
-    return folder.write(out, manifest, {_file(name): network.state_dict() for name, network in networks.items()})
+    return folder.write(out, manifest, {weights_file(name): network.state_dict() for name, network in networks.items()})
 
 
-def _part(options: EncoderOptions | HeadOptions, name: str) -> dict[str, Any]:
+def part(options: EncoderOptions | HeadOptions, name: str) -> dict[str, Any]:
+    """What a bundle's manifest says of the network `name` that these options build."""
     chosen = options.model_dump(mode="json", exclude={"kind"})
-    return {"kind": options.kind, "options": chosen, "file": _file(name)}
+    return {"kind": options.kind, "options": chosen, "file": weights_file(name)}
 
 
-def _file(network: str) -> str:
+def weights_file(network: str) -> str:
     return f"{network}.safetensors"

@@ -1,0 +1,94 @@
+"""What every benchmark shares: its options, its way of timing, and the form of its result.
+
+Every module in `benchmarks/` itself is a benchmark, a program of this form:
+
+    def measure(options: Namespace) -> Result: ...
+
+    if __name__ == "__main__":
+        run("name", measure, parser(__doc__))
+
+With `--quick` it takes seconds and shows only that it works: the test suite runs each one so. It makes what it measures
+on, so that it needs neither `make demo` nor a file of the user. On stdout come one table for people and, last, one line
+of JSON: {"benchmark": name, "ratios": {...}, "figures": {...}, "machine": {...}}. Ratios compare two ways of doing one
+thing in one run, and mean the same on another machine; figures do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from benchmarks.support.machine import machine
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+@dataclass(frozen=True)
+class Result:
+    """`title` says what was measured, in which unit, on what; of each row the first cell is its name."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+    ratios: Mapping[str, float]
+    figures: Mapping[str, float]
+
+
+def parser(doc: str | None) -> ArgumentParser:
+    """The options that all benchmarks have; `doc`: the module's docstring."""
+    made = ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="take seconds, to see that it works; the figures say little")
+    made.add_argument("--save", action="store_true", help="also write benchmarks/results/<date>-<name>.txt")
+    return made
+
+
+def run(name: str, measure: Callable[[Namespace], Result], options: ArgumentParser) -> None:
+    """Measures, prints the table and the line of JSON, and keeps both if asked to."""
+    result = measure(options.parse_args())
+    told = f"{table(result)}\n{_line(name, result)}\n"
+    print(told, end="", flush=True)
+    if "--save" in sys.argv:
+        RESULTS.mkdir(exist_ok=True)
+        command = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+        (RESULTS / f"{date.today()}-{name}.txt").write_text(f"{date.today()}, {command}\n{told}")
+
+
+def table(result: Result) -> str:
+    """The title and aligned columns."""
+    cells = [[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in result.rows]
+    widths = [max(map(len, column)) for column in zip(result.columns, *cells, strict=True)]
+    lines = []
+    for row in [list(result.columns), *cells]:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([row[0].ljust(len(first)), *others]))
+    return "\n".join([result.title, *lines])
+
+
+def _line(name: str, result: Result) -> str:
+    measured = {"ratios": result.ratios, "figures": result.figures}
+    found = {key: {each: round(value, 4) for each, value in values.items()} for key, values in measured.items()}
+    return json.dumps({"benchmark": name, **found, "machine": machine()})
+
+
+def side_by_side(
+    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """The shortest time that each way took, in seconds of `clock`.
+
+    In every round each way runs once, so that whatever else the machine does in the meantime meets all of them.
+    """
+    shortest = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = clock()
+            way()
+            shortest[name] = min(shortest[name], clock() - began)
+    return shortest
