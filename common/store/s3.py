@@ -1,12 +1,12 @@
 """S3 behind the `Store`, by single API calls through s3fs: no listing cache, no multipart, retries that we can see.
 
-s3fs retries by itself and maps errors away, and a retried put that had succeeded answers 412 to its own write. So each
-call here is one request; this module retries, and marks its puts to recognise them (AWS: "Conditional writes").
+s3fs would retry by itself and hide what went wrong; and where the answer to a put is lost, the same put sent again is
+refused with 412, because the object is there. So each call here is one request, this module retries, and every put
+carries a mark by which its object is recognised as our own (AWS: "Conditional writes").
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import io
 import os
@@ -16,16 +16,16 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import botocore.exceptions
-import botocore.parsers
 import s3fs
 from fsspec.asyn import sync
 
 from common.disk import speaking
-from common.errors import AccessDenied, AlreadyExists, NotFound, PreconditionFailed, StoreError
+from common.errors import AlreadyExists, NotFound, PreconditionFailed, StoreError
 from common.store.base import Entry, StoreSettings
+from common.store.s3_errors import NotS3, may_pass, refusal, require
 
 PATIENCE_S = 45.0  # a call is not tried again once this much time has passed
 TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20}
@@ -33,8 +33,6 @@ SINGLE_PUT_BYTES = 5 << 30
 _CHUNK = 8 << 20
 _MARK = "mien-put"
 _REFUSED = {"InternalError": 500, "ServiceUnavailable": 503, "SlowDown": 503, "AccessDenied": 403}
-_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
-_ADVICE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role that may"
 T = TypeVar("T")
 
 
@@ -68,13 +66,20 @@ class S3Objects:
     def list(self, prefix: str) -> Iterator[Entry]:
         token: dict[str, str] = {}
         while True:
-            page = self._call("list", prefix, "list_objects_v2", Prefix=self.prefix + prefix, **token)
+            page = self._retrying("list", prefix, functools.partial(self._page, prefix, token))
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # what consoles put to show an empty folder
                     yield Entry(found["Key"][len(self.prefix) :], found["Size"], _version(found))
-            if not page.get("IsTruncated"):
+            if not page["IsTruncated"]:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def _page(self, prefix: str, token: dict[str, str]) -> Any:
+        page = await self._request("list_objects_v2", Prefix=self.prefix + prefix, **token)
+        require(page, "IsTruncated", *(["NextContinuationToken"] if page.get("IsTruncated") else []))
+        for found in page.get("Contents", ()):
+            require(found, "Key", "Size", "ETag")
+        return page
 
     def stat(self, key: str) -> Entry | None:
         try:
@@ -92,16 +97,18 @@ class S3Objects:
         if version not in (None, _version(head)):
             raise PreconditionFailed(f"{self._where(key)} has changed: run again to list it anew")
         with speaking("write", str(path)), open(path, "wb") as file:
-            for start in range(0, head["ContentLength"], _CHUNK):
-                file.write(self.read_range(key, start, _CHUNK, _version(head)))
+            size = head["ContentLength"]
+            for start in range(0, size, _CHUNK):
+                file.write(self.read_range(key, start, min(_CHUNK, size - start), _version(head)))
 
     def open_input(self, key: str) -> BinaryIO:
         head = self._head(key)
         return io.BufferedReader(_Ranges(self, key, head["ContentLength"], _version(head)), 1 << 20)
 
     def read_range(self, key: str, start: int, length: int, version: str) -> bytes:
-        """At most `length` bytes of that version of the object. Raises `PreconditionFailed` if it is another now."""
-        return self._get(key, Range=f"bytes={start}-{start + length - 1}", IfMatch=f'"{version}"')[0]
+        """So many bytes of that version of the object. Raises `PreconditionFailed` if it is another now."""
+        span = f"{start}-{start + length - 1}"
+        return self._get(key, span, Range=f"bytes={span}", IfMatch=f'"{version}"')[0]
 
     def put(self, key: str, data: bytes | Path, version: str | None) -> str:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
@@ -115,13 +122,15 @@ class S3Objects:
         async def send() -> Any:
             # Opened anew for every try: the HTTP client closes the file that it has sent.
             with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as body:
-                return await self._request("put_object", Key=key, Body=body, Metadata={_MARK: mark}, **condition)
+                answer = await self._request("put_object", Key=key, Body=body, Metadata={_MARK: mark}, **condition)
+            require(answer, "ETag")
+            return answer
 
         try:
             return _version(self._retrying("write", key, send))
         except (PreconditionFailed, NotFound) as refusal:
-            # The refusal may be of what we ourselves have written: an answer was lost and the put sent again, by us or,
-            # unseen by us, by aiohttp (it repeats a PUT whose kept-alive connection was closed).
+            # The object that stands in the way may be our own: the answer to a put was lost and the put was sent again,
+            # by us, or without our knowledge by aiohttp, which repeats a PUT when a kept-alive connection was closed.
             try:
                 head = self._head(key)
             except NotFound:
@@ -141,22 +150,32 @@ class S3Objects:
             self._retrying("delete", batch[0], functools.partial(self._delete, objects))
 
     async def _delete(self, objects: Sequence[dict[str, str]]) -> None:
-        answer = await self._request("delete_objects", Delete={"Objects": objects, "Quiet": True})
+        answer = await self._request("delete_objects", Delete={"Objects": objects})
         if errors := answer.get("Errors"):
-            # The request succeeds although an object was refused; made an error like any other, it is tried again.
+            # The request as a whole succeeds although an object was refused: here that is an error like any other.
             status = _REFUSED.get(errors[0]["Code"], 400)
             failed = {"Error": errors[0], "ResponseMetadata": {"HTTPStatusCode": status}}
             raise botocore.exceptions.ClientError(failed, "DeleteObjects")
+        if len(answer.get("Deleted", ())) != len(objects):
+            raise NotS3("an answer that does not say what was deleted")
 
     def sweep(self) -> None:
         """Nothing to do: a single put leaves nothing behind."""
 
     def _head(self, key: str) -> Any:
-        return self._call("read", key, "head_object", Key=key)
+        async def look() -> Any:
+            answer = await self._request("head_object", Key=key)
+            require(answer, "ContentLength", "ETag")
+            return answer
 
-    def _get(self, key: str, **arguments: str) -> tuple[bytes, Any]:
+        return self._retrying("read", key, look)
+
+    def _get(self, key: str, span: str | None = None, **arguments: str) -> tuple[bytes, Any]:
         async def receive() -> tuple[bytes, Any]:
             answer = await self._request("get_object", Key=key, **arguments)
+            require(answer, "ContentLength", "ETag")
+            if span and not answer.get("ContentRange", "").startswith(f"bytes {span}/"):
+                raise NotS3("an answer with other bytes than were asked for")
             async with answer["Body"] as body:
                 data = await body.read()
             if len(data) != answer["ContentLength"]:
@@ -165,13 +184,15 @@ class S3Objects:
 
         return self._retrying("read", key, receive)
 
-    def _call(self, action: str, key: str, method: str, **arguments: Any) -> Any:
-        return self._retrying(action, key, lambda: self._request(method, **arguments))
-
     async def _request(self, method: str, **arguments: Any) -> Any:
         if "Key" in arguments:
             arguments["Key"] = self.prefix + arguments["Key"]
-        return await _connect(self.settings, os.getpid())._call_s3(method, Bucket=self.bucket, **arguments)
+        filesystem = _connect(self.settings, os.getpid())
+        await filesystem.set_session()  # by itself, so that its ValueError, a wrong endpoint, is told from the next
+        try:
+            return await filesystem._call_s3(method, Bucket=self.bucket, **arguments)
+        except ValueError as error:
+            raise NotS3(f"an answer with a wrong value: {error}") from error
 
     def _retrying(self, action: str, key: str, request: Callable[[], Awaitable[T]]) -> T:
         loop = _connect(self.settings, os.getpid()).loop
@@ -181,47 +202,11 @@ class S3Objects:
             try:
                 return sync(loop, request)
             except Exception as error:
-                if not _passing(error) or time.monotonic() + wait > deadline:
-                    self._refuse(action, key, error)
+                if not may_pass(error) or time.monotonic() + wait > deadline:
+                    endpoint = self.settings.endpoint_url or "AWS S3"
+                    raise refusal(error, action, self._where(key), endpoint) from None
             time.sleep(wait * random.uniform(0.5, 1))
             wait = min(wait * 2, 8)
-
-    def _refuse(self, action: str, key: str, error: Exception) -> NoReturn:
-        where = self._where(key)
-        code, status = _answer(error)
-        if code == "NoSuchBucket":
-            raise StoreError(f"there is no bucket s3://{self.bucket}: create it or correct the name") from None
-        if status == 404:
-            raise NotFound(f"{where} is not there") from None
-        if status == 412:
-            raise PreconditionFailed(f"{where} is not the version that was read: run again") from None
-        if code in _EXPIRED:
-            raise StoreError(
-                f"cannot {action} {where}: the credentials have expired, renew them and run again"
-            ) from None
-        if isinstance(error, botocore.exceptions.NoCredentialsError):
-            # Not `AccessDenied`: it is not this object's.
-            raise StoreError(
-                f"cannot {action} {where}: there are no credentials, {_ADVICE_CREDENTIALS} do it"
-            ) from None
-        if status in (401, 403):
-            raise AccessDenied(f"cannot {action} {where}: access is denied, {_ADVICE_CREDENTIALS} do it") from None
-        if _passing(error):
-            endpoint = self.settings.endpoint_url or "AWS S3"
-            what = f"it answers {code or status}" if status else type(error).__name__
-            raise StoreError(
-                f"could not reach {endpoint} to {action} {where} ({what}): check the server and the network, run again"
-            ) from None
-        if status:
-            raise StoreError(
-                f"cannot {action} {where}: the storage answers {code} ({status}), check its name, its permissions and "
-                "whether the credentials have expired"
-            ) from None
-        # Nothing was sent: botocore found no profile of that name, half of the credentials, a wrong endpoint.
-        said = str(error).strip().rstrip(".") or type(error).__name__
-        raise StoreError(
-            f"cannot {action} {where}: {said}; check AWS_PROFILE, the credentials and MIEN_S3_ENDPOINT"
-        ) from None
 
     def _where(self, key: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{key}"
@@ -259,30 +244,3 @@ class _Ranges(io.RawIOBase):
 
 def _version(answer: Any) -> str:
     return answer["ETag"].strip('"')
-
-
-def _answer(error: Exception) -> tuple[str, int]:
-    """S3's error code and the HTTP status, ("", 0) if there was no answer."""
-    cause = error if isinstance(error, botocore.exceptions.ClientError) else error.__cause__
-    if not isinstance(cause, botocore.exceptions.ClientError):
-        return "", 0
-    code = cause.response.get("Error", {}).get("Code", "")
-    return code, cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-
-
-def _passing(error: Exception) -> bool:
-    """Whether the next try may succeed: no answer, a server's trouble, or a race of conditional puts (409)."""
-    code, status = _answer(error)
-    if status:
-        return status in (408, 409, 429) or (status >= 500 and status != 501) or code in ("RequestTimeout", "SlowDown")
-    lost = (
-        botocore.exceptions.HTTPClientError,
-        botocore.exceptions.ConnectionError,
-        botocore.exceptions.ResponseStreamingError,
-        botocore.exceptions.IncompleteReadError,
-        botocore.parsers.ResponseParserError,
-        ConnectionError,
-        asyncio.TimeoutError,
-        asyncio.IncompleteReadError,
-    )
-    return isinstance(error, lost) or type(error).__module__.startswith("aiohttp.")

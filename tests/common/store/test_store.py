@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import os
 import pickle
@@ -10,13 +9,12 @@ import resource
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+from s3_proxy import FaultProxy, Instead
 
 from common.errors import AccessDenied, AlreadyExists, NotFound, PreconditionFailed, StoreError, UsageError
 from common.store import s3
@@ -364,84 +362,6 @@ def test_sweeping_lets_writers_be_whose_files_come_and_go(tmp_path: Path, monkey
 # S3 that fails
 
 
-class FaultProxy(ThreadingHTTPServer):
-    """Stands before the S3 server and does to each request what the next of `faults` says.
-
-    `drop`: the server does it, the answer is lost; an integer: this status instead; (status, XML): this answer instead;
-    `cut`: half of the body; `pass`.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Proxied)
-        self.upstream = urlsplit(upstream)
-        self.faults: list[str | int | tuple[int, str]] = []
-        self.seen: list[str] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Proxied(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FaultProxy
-
-    def _any(self) -> None:
-        self.server.seen.append(self.command)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.faults.pop(0) if self.server.faults else "pass"
-        if isinstance(fault, int):
-            fault = (fault, f"<Error><Code>Injected{fault}</Code><Message>x</Message></Error>")
-        if isinstance(fault, tuple):
-            self._answer(fault[0], [], b"" if self.command == "HEAD" else fault[1].encode(), None)
-            return
-        assert self.server.upstream.hostname
-        upstream = http.client.HTTPConnection(self.server.upstream.hostname, self.server.upstream.port)
-        upstream.request(self.command, self.path, body, dict(self.headers))
-        answer = upstream.getresponse()
-        content = answer.read()
-        if fault == "drop":
-            self.close_connection = True
-            return
-        length = answer.getheader("Content-Length") if self.command == "HEAD" else None
-        self._answer(answer.status, answer.getheaders(), content, length, cut=fault == "cut")
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any
-
-    def _answer(
-        self, status: int, headers: list[tuple[str, str]], content: bytes, length: str | None, cut: bool = False
-    ) -> None:
-        self.send_response_only(status)
-        for name, value in headers:
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", length or str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if cut else content)
-        if cut:
-            self.close_connection = True
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@pytest.fixture
-def proxy(s3_server: str) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(s3_server)
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-
-
-@pytest.fixture
-def shaky(proxy: FaultProxy, s3_url: str) -> Store:
-    """A store on S3 behind the proxy."""
-    return Store(s3_url, StoreSettings(proxy.endpoint, "us-east-1"))
-
-
 def test_a_create_whose_answer_was_lost_is_recognised_as_our_own(proxy: FaultProxy, shaky: Store) -> None:
     proxy.faults = ["drop"]
     version = shaky.create("a", b"x")
@@ -498,9 +418,10 @@ def test_refusals_are_not_tried_again_and_say_what_to_do(proxy: FaultProxy, shak
         assert proxy.seen == ["PUT"]
 
 
-def refusal(code: str) -> tuple[int, str]:
+def refusal(code: str) -> Instead:
     """The answer to a DeleteObjects that was carried out for all but one object."""
-    return 200, f"<DeleteResult><Error><Key>a</Key><Code>{code}</Code><Message>x</Message></Error></DeleteResult>"
+    error = f"<Error><Key>a</Key><Code>{code}</Code><Message>x</Message></Error>"
+    return Instead(f"<DeleteResult>{error}</DeleteResult>".encode())
 
 
 def test_objects_that_a_deletion_left_out_are_deleted_again(proxy: FaultProxy, shaky: Store) -> None:
@@ -516,7 +437,7 @@ def test_objects_that_a_deletion_left_out_are_deleted_again(proxy: FaultProxy, s
 def test_credentials_that_are_at_fault_are_no_fault_of_the_object(
     proxy: FaultProxy, shaky: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy.faults = [(400, "<Error><Code>ExpiredToken</Code><Message>x</Message></Error>")]
+    proxy.faults = [Instead(b"<Error><Code>ExpiredToken</Code><Message>x</Message></Error>", 400)]
     with pytest.raises(StoreError, match="have expired, renew them and run again"):
         shaky.read("a")
     monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
