@@ -26,8 +26,8 @@ from benchmarks.support import clips
 from benchmarks.support.harness import Result, parser, run, side_by_side
 from common import environment
 from ingest.decode.reader import DecodeOptions, open_video
-from ingest.detect.detector import DetectorOptions
 from ingest.detect.mtcnn import Mtcnn
+from ingest.detect.options import DetectorOptions
 from ingest.detect.retinaface import CAFFE, IMAGENET, Network, RetinaFaceDetector, mobilenet_network, resnet_network
 
 Pictures = NDArray[np.uint8]
@@ -70,7 +70,8 @@ def mtcnn_ways(frames: Pictures, sizes: tuple[int, ...]) -> dict[str, tuple[Dete
         detect = partial(MTCNN(keep_all=True, min_face_size=min_face).detect, landmarks=True)
         ways[f"mtcnn {min_face} px, package, frame by frame"] = (one_by_one(detect), frames)
         ways[f"mtcnn {min_face} px, package, batch"] = (detect, frames)
-        ways[f"mtcnn {min_face} px, ours"] = (Mtcnn(min_face=min_face, threshold=0.7), frames)
+        ours = Mtcnn(min_face=min_face, threshold=0.7, max_side=max(frames.shape))
+        ways[f"mtcnn {min_face} px, ours"] = (ours, frames)
     return ways
 
 

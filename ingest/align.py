@@ -17,6 +17,7 @@ TEMPLATES = {
     )
 }
 """Where the five points lie in a 112-pixel crop (Deng et al., "ArcFace", 2019, as its authors publish them)."""
+ALIGN_RESULTS = 1  # version of the crops; docs/decisions.md says when to raise it
 FARTHEST = 1e6  # pixels from the corner: no picture is so large
 
 

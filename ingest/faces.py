@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.config import Config
 from common.faces import FaceBatch
-from ingest.align import Aligner, AlignOptions
+from ingest.align import ALIGN_RESULTS, Aligner, AlignOptions
 from ingest.cuts import CutFinder
-from ingest.decode.reader import DecodeOptions, FrameBatch, VideoReader
-from ingest.detect.detector import DetectorOptions, Faces, build
-from ingest.quality import QualityOptions, status
-from ingest.track import NO_TRACK, Tracker, TrackerOptions
+from ingest.decode.reader import DECODE_RESULTS, DecodeOptions, FrameBatch, VideoReader
+from ingest.detect.detector import Faces
+from ingest.detect.options import DetectorOptions, build
+from ingest.detect.registry import DETECTORS
+from ingest.quality import QUALITY_RESULTS, QualityOptions, status
+from ingest.track import NO_TRACK, TRACK_RESULTS, Tracker, TrackerOptions
 
-# Crops are cut in coordinates that are 0 at the centre of the first pixel; detectors' are 0 at its edge. MTCNN's points
-# lie half a pixel farther, in the mean: its network sees a region cut off to whole pixels, and they are laid out from
-# one that was not (mirrored pairs of 27 faces say 0.96 px in all).
-ORIGIN_PX = {"mtcnn": 1.0, "retinaface_resnet50": 0.5, "retinaface_mobilenet0.25": 0.5}
+PIXEL_CENTRE = 0.5  # a detector counts pixels from the frame's edge, the warp from the centre of the first one
 
 
 class FacesOptions(Config):
@@ -34,15 +34,24 @@ class FacesOptions(Config):
     align: AlignOptions = AlignOptions()
 
     def identity(self) -> dict[str, Any]:
-        """What decides which faces are found, without limits and sizes of batches; weights by their digest.
+        """What decides which faces are found: options without limits and sizes of batches, weights by their digest, and
+        the version of each stage's results.
 
         Raises `UsageError`, before any worker would, if the detector cannot be built.
         """
-        if self.detector.name != "mtcnn":
+        detector = DETECTORS[self.detector.name]
+        if not detector.has_weights:
             build(self.detector)
         found = self.model_dump(mode="json")
         found["decode"] = self.decode.model_dump(include={"decoder", "every"})
         found["detector"]["weights"] = None if self.detector.weights is None else _sha256(self.detector.weights)
+        found["results"] = {
+            "decode": DECODE_RESULTS,
+            "detect": detector.results,
+            "track": TRACK_RESULTS,
+            "quality": QUALITY_RESULTS,
+            "align": ALIGN_RESULTS,
+        }
         return found
 
 
@@ -68,6 +77,10 @@ class FaceFinder:
         for frames in reader:
             yield self._batch(frames, tracker, cut, reader)
 
+    def crops(self, rgb: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The crops, uint8 [K, S, S, 3], of faces with these landmarks, float32 [K, 5, 2], in pixels of the frame."""
+        return self.aligner(rgb, landmarks - PIXEL_CENTRE)
+
     def _batch(self, frames: FrameBatch, tracker: Tracker, cut: CutFinder, reader: VideoReader) -> FaceBatch:
         tracked: list[tuple[Faces, np.ndarray]] = []
         for rgb, index, time_s, faces in zip(
@@ -80,8 +93,7 @@ class FaceFinder:
         size = frames.rgb.shape[1:3]
         scale = np.array([reader.facts.width / size[1], reader.facts.height / size[0]], np.float32)
         found = [faces for faces, _ in tracked]
-        origin = ORIGIN_PX[self.options.detector.name]
-        crops = [self.aligner(rgb, faces.landmarks - origin) for rgb, faces in zip(frames.rgb, found, strict=True)]
+        crops = [self.crops(rgb, faces.landmarks) for rgb, faces in zip(frames.rgb, found, strict=True)]
         statuses = [
             status(faces, self.aligner.degenerate(faces.landmarks), size, self.options.quality) for faces in found
         ]

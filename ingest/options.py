@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
 import click
 
-from ingest.names import DecoderName, DetectorName
+from ingest.decode.registry import DECODERS
+from ingest.detect.registry import DETECTORS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,12 +38,10 @@ def face_options(function: F) -> F:
     wrapped = cast(F, update_wrapper(command, function))
     for option in reversed(
         (
-            click.option(
-                "--decoder", type=click.Choice(get_args(DecoderName)), help="What gives the pixels. [default: pyav]"
-            ),
+            click.option("--decoder", type=click.Choice(list(DECODERS)), help="What gives the pixels. [default: pyav]"),
             click.option("--every", type=click.IntRange(min=1), metavar="N", help="Take one frame in N."),
             click.option(
-                "--detector", type=click.Choice(get_args(DetectorName)), help="What finds the faces. [default: mtcnn]"
+                "--detector", type=click.Choice(list(DETECTORS)), help="What finds the faces. [default: mtcnn]"
             ),
             click.option(
                 "--detector-weights",

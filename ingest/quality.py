@@ -9,6 +9,7 @@ from pydantic import Field
 from common.config import Config
 from ingest.detect.detector import Faces
 
+QUALITY_RESULTS = 1  # version of the statuses; docs/decisions.md says when to raise it
 OK, LOW_QUALITY = "ok", "low_quality"
 
 

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from common.config import Config
 from ingest.detect.detector import Faces
 
+TRACK_RESULTS = 1  # version of the tracks and, by `ingest.cuts`, their ends; docs/decisions.md says when to raise it
 NO_TRACK = -1
 MAX_TRACKS = 256  # alive at once; if there are more, the track that was lost first ends
 

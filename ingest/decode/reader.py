@@ -8,28 +8,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.errors import VideoError
 from ingest import probe
 from ingest.decode.messages import Alive, Ended, Failed, Given, Message, Opened, VideoFacts, nonsense
+from ingest.decode.registry import DECODERS
 from ingest.decode.sandbox import CHILD, Limits, Sandbox
-from ingest.names import DecoderName
 
 __all__ = ["DecodeOptions", "Ending", "FrameBatch", "VideoFacts", "VideoReader", "open_video"]
 
+DECODE_RESULTS = 1  # version of the frames and times that are given; docs/decisions.md says when to raise it
 RING_SLOTS = 3  # one with the consumer, one waiting, one being filled
 
 Beat = Callable[[int], None]
 
 
+def _registered(name: str) -> str:
+    if name not in DECODERS:
+        raise ValueError(f"should be one of {', '.join(DECODERS)}")
+    return name
+
+
 class DecodeOptions(Limits):
     """How to decode. `decoder` and `every` change what is seen; the rest are limits."""
 
-    decoder: DecoderName = Field(default="pyav", description="where pixels come from")
+    decoder: Annotated[str, AfterValidator(_registered)] = Field(default="pyav", description="where pixels come from")
     every: int = Field(default=1, ge=1, description="give one frame in so many")
     batch_frames: int = Field(default=16, ge=1, le=256, description="most frames of a batch")
     ring_bytes: int = Field(

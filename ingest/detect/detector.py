@@ -1,23 +1,19 @@
-"""Face detectors: one protocol, two families behind it, chosen by `DetectorOptions`."""
+"""What a face detector is, and what it gives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
-
-from common.config import Config
-from ingest.names import DetectorName
 
 
 @dataclass(frozen=True)
 class Faces:
     """The faces of one frame, the most certain first; all values finite, in pixels from the edge of the frame that they
-    were found in.
+    were found in: the first pixel reaches from 0 to 1 and its centre is at 0.5.
 
     boxes: float32 [K, 4] as x0, y0, x1, y1 with x1 > x0 and y1 > y0, possibly beyond the frame's edge.
     landmarks: float32 [K, 5, 2]: image-left eye, image-right eye, nose, image-left and image-right mouth corner.
@@ -43,27 +39,14 @@ class Detector(Protocol):
         """rgb: uint8 [N, H, W, 3] -> the faces of each of the N frames."""
 
 
-class DetectorOptions(Config):
-    """Which detector, and what it counts as a face."""
-
-    name: DetectorName = "mtcnn"
-    weights: Path | None = Field(None, description="RetinaFace's weights; ResNet-50's are downloaded unless given")
-    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse weights of another digest")
-    min_face: float = Field(32.0, ge=12, description="smallest face: pixels of its box's longer side")
-    threshold: float = Field(0.7, gt=0, lt=1, description="lowest score of a face")
-    max_side: int = Field(960, ge=64, description="RetinaFace: larger frames are shrunk to this longer side")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="RetinaFace: precision of the network")
-
-
-def build(options: DetectorOptions) -> Detector:
-    """The detector that the options name, with its weights loaded; UsageError if they are missing or do not fit."""
-    if options.name == "mtcnn":
-        from ingest.detect.mtcnn import Mtcnn
-
-        return Mtcnn(min_face=options.min_face, threshold=options.threshold)
-    from ingest.detect.retinaface import load
-
-    return load(options)
+def shrunk(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
+    """The frames [N, H, W, 3] as they are, or averaged down to a longer side of `max_side`; never enlarged."""
+    height, width = rgb.shape[1:3]
+    scale = max_side / max(height, width)
+    if scale >= 1 or not len(rgb):
+        return rgb
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in rgb])
 
 
 def faces_of(boxes: NDArray, landmarks: NDArray, scores: NDArray, *, min_face: float) -> Faces:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,10 +30,10 @@ from torchvision.ops import nms
 from common import environment
 from common.errors import UsageError
 from ingest.detect import weights as detector_weights
-from ingest.detect.detector import Faces, faces_of
+from ingest.detect.detector import Faces, faces_of, shrunk
 
 if TYPE_CHECKING:
-    from ingest.detect.detector import DetectorOptions
+    from ingest.detect.options import DetectorOptions
 
 NMS_IOU = 0.4
 VARIANCE = (0.1, 0.2)
@@ -141,15 +140,14 @@ class RetinaFaceDetector:
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Faces]:
         if not len(rgb):
             return []
-        scale = min(1.0, self.options.max_side / max(rgb.shape[1:3]))
-        size = max(1, round(rgb.shape[2] * scale)), max(1, round(rgb.shape[1] * scale))
-        if scale < 1:
-            rgb = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in rgb])
-        step = max(1, PIXELS_PER_CALL // (size[0] * size[1]))
+        pictures = shrunk(rgb, self.options.max_side)
+        height, width = pictures.shape[1:3]
+        step = max(1, PIXELS_PER_CALL // (height * width))
         faces: list[Faces] = []
         for start in range(0, len(rgb), step):
-            outputs = (each.float() for each in self.network(self._prepare(rgb[start : start + step])))
-            faces += [self._faces(*one, size=size, scale=scale) for one in zip(*outputs, strict=True)]
+            outputs = (each.float() for each in self.network(self._prepare(pictures[start : start + step])))
+            priors, frame = _priors(height, width), torch.tensor(rgb.shape[2:0:-1], dtype=torch.float32)
+            faces += [self._faces(*one, priors=priors, frame=frame) for one in zip(*outputs, strict=True)]
         return faces
 
     def _prepare(self, rgb: NDArray[np.uint8]) -> Tensor:
@@ -158,14 +156,13 @@ class RetinaFaceDetector:
         pictures = (pictures - torch.tensor(self.preparation.mean)) / torch.tensor(self.preparation.std)
         return pictures.permute(0, 3, 1, 2).to(self.dtype)
 
-    def _faces(self, shifts: Tensor, logits: Tensor, points: Tensor, *, size: tuple[int, int], scale: float) -> Faces:
-        """Faces of one frame from the network's outputs [A, 4], [A, 2], [A, 10] for the A priors."""
+    def _faces(self, shifts: Tensor, logits: Tensor, points: Tensor, *, priors: Tensor, frame: Tensor) -> Faces:
+        """Faces of one frame, of the size `frame` (width, height), from the network's outputs [A, 4], [A, 2], [A, 10]
+        for the A priors."""
         scores = logits.softmax(-1)[:, 1]
         found = torch.where(scores > self.options.threshold)[0]
-        priors = _priors(size[1], size[0])[found]
-        to_pixels = torch.tensor(size, dtype=torch.float32) / scale
-        boxes = decode(shifts[found], priors, VARIANCE) * to_pixels.repeat(2)
-        landmarks = decode_landm(points[found], priors, VARIANCE) * to_pixels.repeat(5)
+        boxes = decode(shifts[found], priors[found], VARIANCE) * frame.repeat(2)
+        landmarks = decode_landm(points[found], priors[found], VARIANCE) * frame.repeat(5)
         keep = nms(boxes, scores[found], NMS_IOU)
         return faces_of(
             boxes[keep].numpy(), landmarks[keep].numpy(), scores[found][keep].numpy(), min_face=self.options.min_face

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from skimage import data
 
-from common.faces import FaceBatch
+from common.commit.units import Video
+from common.faces import FaceBatch, to_faces
+from common.lake.schema import LANDMARK_COLUMNS
 from ingest.decode.reader import DecodeOptions, FrameBatch, VideoFacts, open_video
+from ingest.detect import registry
 from ingest.detect.detector import Faces
 from ingest.faces import FaceFinder, FacesOptions
 
@@ -161,14 +165,60 @@ def test_rows_are_in_order_of_frame_and_track_and_unsure_faces_without_a_track_a
     assert len(batch.crops) == 5
 
 
-def test_crops_are_cut_by_the_centres_of_pixels_whatever_the_detector_counts_from(
+def test_crops_are_cut_by_the_centres_of_pixels_while_detectors_count_from_the_edge(
     finder: FaceFinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rgb = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
     points = np.array([[100, 53], [121, 53], [110, 66], [103, 76], [119, 76]], np.float32)
-    found = Faces(np.array([[85, 25, 135, 90]], np.float32), points[None] + 1, np.ones(1, np.float32))
+    found = Faces(np.array([[85, 25, 135, 90]], np.float32), points[None] + 0.5, np.ones(1, np.float32))
     monkeypatch.setattr(finder, "detector", Scripted([found]))
     facts = VideoFacts("mp4", "h264", 256, 256, 25.0, 0)
     batch = joined(list(finder.find(Frames(rgb[None], [1], facts))))
     assert np.array_equal(batch.crops, finder.aligner(rgb, points[None]))
-    assert np.array_equal(batch.landmarks[0], points + 1)
+    assert np.array_equal(batch.landmarks[0], points + 0.5)
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface_mobilenet0.25"])
+def test_stored_landmarks_give_the_same_crops_again(
+    detector: str, moving: np.ndarray, request: pytest.FixtureRequest
+) -> None:
+    """From the columns of `faces`, in pixels of the source, back to the decoded frame, which is half as high here."""
+    options = {"name": detector, "min_face": 20}
+    if detector != "mtcnn":
+        options["weights"] = request.getfixturevalue("weights") / f"{detector}.pth"
+    finder = FaceFinder(FacesOptions.model_validate({"detector": options}))
+    facts = VideoFacts("mp4", "h264", 256, 512, 25.0, 0)
+    batch = joined(list(finder.find(Frames(moving, [5], facts))))
+    table = to_faces(batch, Video("/clips/a.mp4", "1-1", 1))
+    assert len(batch.crops) >= 9
+    rows = [row for row in table.to_pylist() if row["track_id"] is not None]
+    for row, crop in zip(rows, batch.crops, strict=True):
+        stored = np.array([row[name] for name in LANDMARK_COLUMNS], np.float32).reshape(1, 5, 2)
+        landmarks = stored * np.array([1, 1 / 2], np.float32)
+        assert np.array_equal(finder.crops(moving[row["frame_index"]], landmarks)[0], crop)
+
+
+TOY = """
+import numpy as np
+from ingest.detect.detector import faces_of
+
+def load(options):
+    points = np.array([[38, 52], [74, 52], [56, 72], [42, 92], [71, 92]])
+    def detect(rgb):
+        return [faces_of([[0, 0, 112, 112]], points, [frame.mean() / 255], min_face=options.min_face) for frame in rgb]
+    return detect
+"""
+
+
+def test_a_detector_that_is_registered_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy_detector.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValidationError, match="should be one of mtcnn"):
+        FacesOptions.model_validate({"detector": {"name": "toy"}})
+    monkeypatch.setitem(registry.DETECTORS, "toy", registry.Registered("toy_detector", results=7))
+    options = FacesOptions.model_validate({"detector": {"name": "toy"}})
+    assert options.identity()["results"]["detect"] == 7
+    frames = np.stack([np.full((128, 128, 3), level, np.uint8) for level in (250, 255)])
+    batch = joined(list(FaceFinder(options).find(Frames(frames, [2], VideoFacts("mp4", "h264", 128, 128, 25.0, 0)))))
+    assert batch.score.tolist() == pytest.approx([250 / 255, 1])
+    assert batch.track_id.tolist() == [0, 0]

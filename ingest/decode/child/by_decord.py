@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import decord
 import numpy as np
@@ -21,12 +22,27 @@ from ingest.decode.child.easel import Easel
 from ingest.decode.child.index import Alive, Index
 from ingest.decode.child.source import Refusal, Source
 
+if TYPE_CHECKING:
+    from ingest.decode.child.program import Frames, Message, Ring
+
 SEGMENT_BYTES = 64 << 20
 TOLERANCE = 6.0  # mean absolute difference of 8-bit values: another frame, not another way of rounding
 MIN_TOLERANCE_S = 0.002
 STEP = 8  # every such row and column is compared
 
 Row = tuple[int, float, np.ndarray]
+
+
+def give(source: Source, frames: Frames, easel: Easel, ring: Ring, request: Message) -> None:
+    """One frame in `request["every"]`, from the first on."""
+    every = request["every"]
+    rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every, ring.alive)
+    try:
+        for index, time_s, picture in rows:
+            ring.put(index, time_s, partial(copy, picture))
+    except BaseException:
+        ring.drop_last()  # the parent goes on with PyAV, which gives that frame again
+        raise
 
 
 def all_frames(source: Source, frames: Iterator[tuple[float, Any]], easel: Easel) -> Iterator[Row]:

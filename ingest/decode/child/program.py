@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def decode(link: Link, request: Message) -> Message:
     """The whole video into the ring; returns how it ended."""
     from ingest.decode.child.easel import Easel
     from ingest.decode.child.source import Refusal, Source
+    from ingest.decode.registry import DECODERS
 
     source = Source(request["video_fd"], request["format"], request["max_pixels"])
     frames = iter(source)
@@ -160,9 +161,9 @@ def decode(link: Link, request: Message) -> Message:
     easel = Easel(source.stream.sample_aspect_ratio, first[1], request["max_pixels"])
     link.send({"facts": _facts(source, easel), "picture": [easel.height, easel.width]})
     ring = Ring(link, request, easel.height, easel.width)
-    give = _by_decord if request["decoder"] == "decord" else _by_pyav
+    decoder = import_module(DECODERS[request["decoder"]])
     try:
-        give(source, itertools.chain([first], frames), easel, ring, request)
+        decoder.give(source, itertools.chain([first], frames), easel, ring, request)
     finally:
         ring.flush(source.clock.end_s)
     reason, message = source.verdict()
@@ -178,27 +179,6 @@ def _facts(source: Source, easel: Easel) -> Message:
         "fps": source.rate,
         "rotation": easel.rotation,
     }
-
-
-def _by_pyav(source: Source, frames: Frames, easel: Easel, ring: Ring, request: Message) -> None:
-    for index, (time_s, frame) in enumerate(frames):
-        if index >= request["start"] and index % request["every"] == 0:
-            ring.put(index, time_s, partial(easel.draw, frame))
-        else:
-            ring.alive()
-
-
-def _by_decord(source: Source, frames: Frames, easel: Easel, ring: Ring, request: Message) -> None:
-    from ingest.decode.child.by_decord import all_frames, copy, sampled_frames
-
-    every = request["every"]
-    rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every, ring.alive)
-    try:
-        for index, time_s, picture in rows:
-            ring.put(index, time_s, partial(copy, picture))
-    except BaseException:
-        ring.drop_last()  # the parent goes on with PyAV, which gives that frame again
-        raise
 
 
 def main() -> None:

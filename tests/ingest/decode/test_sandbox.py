@@ -344,11 +344,12 @@ def test_child_dies_with_a_parent_that_is_killed(video: Path, child: Callable[[s
 def test_decord_that_dies_or_hangs_is_followed_by_pyav(video: Path, child: Callable[[str], Path]) -> None:
     program = child("""
         if request["decoder"] == "decord":
+            from ingest.decode.child import by_decord
             def dies(source, frames, easel, ring, request):
                 for index, (time_s, frame) in zip(range(50), frames):
                     ring.put(index, time_s, lambda target: easel.draw(frame, target))
                 os.abort()
-            program._by_decord = dies
+            by_decord.give = dies
         link.receive = lambda: request
         program.Link = lambda fd: link
         program.confine = lambda request: setattr(link, "receive", lambda: Link.receive(link))

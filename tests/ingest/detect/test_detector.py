@@ -21,7 +21,8 @@ from hypothesis.extra.numpy import arrays
 
 from common.errors import MienError, UsageError
 from ingest.detect import weights as detector_weights
-from ingest.detect.detector import DetectorOptions, build, faces_of
+from ingest.detect.detector import faces_of
+from ingest.detect.options import DetectorOptions, build
 from ingest.detect.retinaface import mobilenet_network
 
 wild = st.floats(width=32, allow_nan=True, allow_infinity=True)

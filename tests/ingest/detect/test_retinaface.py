@@ -14,7 +14,8 @@ import torch
 from skimage import data
 from torch import nn
 
-from ingest.detect.detector import Detector, DetectorOptions, Faces, build
+from ingest.detect.detector import Detector, Faces
+from ingest.detect.options import DetectorOptions, build
 from ingest.detect.retinaface import (
     IMAGENET,
     Network,

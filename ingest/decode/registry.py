@@ -1,0 +1,13 @@
+"""The decoders, found by name. A new one is a module of the child program with a function `give`, and a line here.
+
+`give(source, frames, easel, ring, request)` puts the wanted frames of a video into the ring. PyAV, which opens every
+video and says which frames it has, takes over where another decoder fails.
+"""
+
+from __future__ import annotations
+
+DECODERS = {
+    "pyav": "ingest.decode.child.by_pyav",
+    "decord": "ingest.decode.child.by_decord",
+}
+"""Name of a decoder -> module."""

@@ -1,0 +1,42 @@
+"""Which detector is to look for faces, and what it is to count as one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from common.config import Config
+from ingest.detect.detector import Detector
+from ingest.detect.registry import DETECTORS
+
+
+def _registered(name: str) -> str:
+    if name not in DETECTORS:
+        raise ValueError(f"should be one of {', '.join(DETECTORS)}")
+    return name
+
+
+class DetectorOptions(Config):
+    """Sizes are in pixels of the decoded frame, in which pixels are square."""
+
+    name: Annotated[str, AfterValidator(_registered)] = "mtcnn"
+    weights: Path | None = Field(None, description="RetinaFace's weights; ResNet-50's are downloaded unless given")
+    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse weights of another digest")
+    min_face: float = Field(32.0, ge=12, description="smallest face: pixels of its box's longer side")
+    threshold: float = Field(0.7, gt=0, lt=1, description="lowest score of a face")
+    max_side: int = Field(
+        960,
+        ge=64,
+        description="larger frames are searched shrunk to this longer side; MTCNN then finds no face that is smaller "
+        "than min_face pixels in the shrunk picture",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="RetinaFace: precision of the network")
+
+
+def build(options: DetectorOptions) -> Detector:
+    """The detector that the options name, with its weights loaded; UsageError if they are missing or do not fit."""
+    detector: Detector = import_module(DETECTORS[options.name].module).load(options)
+    return detector
