@@ -24,7 +24,7 @@ from train import loop
 from train.data import faces as faces_
 from train.data.faces import FaceSet
 from train.evaluate import evaluate
-from train.models.options import EncoderOptions, HeadOptions
+from train.models.options import part, weights_file
 from train.models.scoring import ScoringModel, load
 from train.recipe import DataOptions, Recipe, Selection
 from train.stages import Stages, Trained
@@ -150,13 +150,3 @@ def _write(
     }
     networks = {"encoder": trained.encoder, **{task: head.network for task, head in trained.heads.items()}}
     return folder.write(out, manifest, {weights_file(name): network.state_dict() for name, network in networks.items()})
-
-
-def part(options: EncoderOptions | HeadOptions, name: str) -> dict[str, Any]:
-    """What a bundle's manifest says of the network `name` that these options build."""
-    chosen = options.model_dump(mode="json", exclude={"kind"})
-    return {"kind": options.kind, "options": chosen, "file": weights_file(name)}
-
-
-def weights_file(network: str) -> str:
-    return f"{network}.safetensors"

@@ -10,7 +10,7 @@ from common.bundle import folder
 from common.bundle.folder import Bundle
 from common.tasks import TASKS
 from train import recipe as recipes
-from train.job import part, weights_file
+from train.models.options import part, weights_file
 
 
 def write(out: Path, name: str = "demo") -> Bundle:

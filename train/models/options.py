@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.config import Config
 from common.windows import Windowing
@@ -54,3 +54,14 @@ class HeadOptions(Config, ABC):
 
         w is the window, or 1 for a head that takes each face by itself.
         """
+
+
+def part(options: EncoderOptions | HeadOptions, name: str) -> dict[str, Any]:
+    """What a bundle's manifest says of the network `name` that these options build."""
+    chosen = options.model_dump(mode="json", exclude={"kind"})
+    return {"kind": options.kind, "options": chosen, "file": weights_file(name)}
+
+
+def weights_file(network: str) -> str:
+    """The file of a bundle that holds the network's weights."""
+    return f"{network}.safetensors"
