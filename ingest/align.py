@@ -36,18 +36,18 @@ class Aligner:
         self._template = TEMPLATES[options.template] * (options.size / 112)
 
     def __call__(self, rgb: NDArray[np.uint8], landmarks: NDArray) -> NDArray[np.uint8]:
-        """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2], in its pixels, whose centres are at whole numbers -> crops
-        uint8 [K, S, S, 3].
+        """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2] in pixels of `rgb`, counted from the centre of its first
+        pixel -> crops uint8 [K, S, S, 3].
 
-        Bilinear; a face more than twice as large as the crop is averaged down first by the whole factor, so that no
-        detail is aliased. Beyond the frame's edge a crop is black. Landmarks that fix no similarity (see
-        `degenerate`) give the crop around their middle at the frame's own scale.
+        The interpolation is bilinear. A face at least twice as large as the crop is first averaged down by a whole
+        factor, which prevents aliasing. A crop is black where it reaches beyond the frame. Around landmarks that are
+        `degenerate` the frame is cut without turning or scaling it.
         """
         crops = [self._cut(rgb, matrix) for matrix in similarity(landmarks, self._template)]
         return np.stack(crops) if crops else np.zeros((0, self.size, self.size, 3), np.uint8)
 
     def degenerate(self, landmarks: NDArray) -> NDArray[np.bool_]:
-        """bool [K]: which landmarks fix no similarity."""
+        """bool [K]: the landmarks from which no similarity can be computed, see the function of this name."""
         return degenerate(landmarks, self._template)
 
     def _cut(self, rgb: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -78,8 +78,8 @@ def similarity(points: NDArray, template: NDArray) -> NDArray[np.float64]:
     """Least-squares similarities: points [K, P, 2] onto template [P, 2] -> matrices float64 [K, 2, 3].
 
     The closed form of Umeyama ("Least-squares estimation of transformation parameters between two point patterns",
-    1991) in the plane, where a turn with a scale is one complex factor, and never a reflection. Degenerate points get
-    a shift alone.
+    1991). In the plane, a rotation with a scale is one complex factor. It never mirrors. Degenerate points are only
+    shifted.
     """
     source, target = _complex(points), _complex(template)
     middle = source.mean(-1)
@@ -94,9 +94,11 @@ def similarity(points: NDArray, template: NDArray) -> NDArray[np.float64]:
 
 
 def degenerate(points: NDArray, template: NDArray) -> NDArray[np.bool_]:
-    """bool [K]: the points are not finite or in no picture; or they lie in one place (their root mean square distance
-    from their middle is below a pixel); or they are no face from any side: at its best a similarity explains less than
-    half of their spread (mirrored or crossed points).
+    """bool [K]: no similarity onto the template can be computed, for one of three reasons.
+
+    A point is not finite or lies in no picture; or the points lie in one place (their root mean square distance from
+    their mean is below a pixel); or they are not laid out like a face (mirrored, crossed), so that the best similarity
+    explains less than half of their spread.
     """
     source, target = _complex(points), _complex(template)
     target = target - target.mean()

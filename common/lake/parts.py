@@ -79,7 +79,7 @@ class PartWriter:
             self._writer.close()
 
     def abandon(self) -> None:
-        """Lets go of a file that will not be used; what the disk says of it no longer matters."""
+        """Closes a file that nobody will use, and ignores errors of the disk."""
         with suppress(OSError):
             self._writer.close()
 
@@ -109,7 +109,7 @@ def read_footer(file: BinaryIO | Path) -> dict[str, str]:
             stored = part.metadata.metadata or {}
     except OSError as error:
         if error.errno is not None:
-            raise  # the operating system's: it says nothing of the content
+            raise  # an error of the operating system, not of the content
         raise ValueError(str(error)) from None
     return {key.decode(): value.decode() for key, value in stored.items() if key.startswith(b"mien.")}
 

@@ -67,9 +67,9 @@ def read(root: Path) -> Iterator[pa.Table]:
     """
     found: dict[str, dict[str, tuple[Path, str]]] = {}
     for task, split, path in _files(root):
-        twin = found.setdefault(path.stem, {}).setdefault(task, (path, split))
-        if twin[0] != path:
-            raise UsageError(f"{path} and {twin[0]} annotate the same video and task: keep one of them")
+        first, _ = found.setdefault(path.stem, {}).setdefault(task, (path, split))
+        if first != path:
+            raise UsageError(f"{path} and {first} annotate the same video and task: keep one of them")
     if not found:
         raise UsageError(f"no annotations in {root}: expected <N>th_ABAW_Annotations/VA_Estimation_Challenge/Train_Set")
     for name in sorted(found):
@@ -115,7 +115,7 @@ def _numbers(path: Path, width: int) -> np.ndarray:
         header, *lines = path.read_text().splitlines() or [""]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from None
-    if _row(header):  # dropped, it would shift all labels by a frame
+    if _row(header):  # the header is missing: were this line left out, every label would be one frame too early
         raise UsageError(f"{path}, line 1: expected the names of the columns, found {header!r}: put the header back")
     while lines and not lines[-1].strip():
         lines.pop()

@@ -1,8 +1,8 @@
 """SQL over a lake: DuckDB views of what is committed, read-only, with no extension to download.
 
-The views `scores`, `faces`, `videos` and `labels` name the parts of the ledger's snapshot: what a job is just putting,
-or left when it was killed, is not among them. A local lake is read by DuckDB itself, another through the `Store`.
-A table is listed when a question first names it, and a part is opened when its folders pass the question's filters.
+The views `scores`, `faces`, `videos` and `labels` read the parts that the ledger records (`common.lake.committed`).
+DuckDB reads a local lake itself, and any other through the `Store`. The parts of a table are listed when a question
+first names it; a part is opened only if its folders pass the filters of the question.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
 class IngestedFaces:
     """A source of faces for the scoring of videos, as `ingest.source.FaceSource` is.
 
-    Holds 36 bytes for each ingested video, and of one unit at a time what the ledger says.
+    In memory: 36 bytes for each ingested video, and the ledger record of one unit at a time.
     """
 
     def __init__(self, ingested: Ingested) -> None:
@@ -95,7 +95,7 @@ class IngestedFaces:
 
     @contextmanager
     def open(self, video: Video, beat: Callable[[int], None] | None = None) -> Iterator[IngestedStream]:
-        """The video's ingested faces; there is nothing to wait for, so `beat` is not called."""
+        """The video's ingested faces. They are read at once, so `beat` is never called."""
         record = self._record_of(video)
         found = [outcome for outcome in record.videos if outcome.video_id == video.video_id] if record else []
         if record is None or not found or found[0].row["status"] == "failed":
@@ -132,7 +132,7 @@ class IngestedStream:
         for rows in self._rows():
             rest = pa.concat_tables([rest, rows])
             if len(rest) > FRAME_ROWS:
-                # The last frame may go on in the next rows.
+                # More faces of the last frame may be among the next rows.
                 whole = pc.index(rest["frame_index"], rest["frame_index"][-1]).as_py()
                 if whole:
                     yield from_faces(rest.slice(0, whole))

@@ -9,11 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+from bundles import make_bundle
 from lakes import put_part, sample_rows
 
 from common.cli import main
+from common.lake.format import KEY
 from common.lake.layout import Lake
 from score import doctor
+from train.models.linear import LinearOptions
+from train.models.vit import VitOptions
 
 
 @pytest.fixture
@@ -73,6 +77,19 @@ def test_status_prints_text_or_one_json_object(lake: str, capsys: pytest.Capture
 def test_options_of_score_that_would_be_ignored_are_wrong_usage(options: list, sentence: str, capsys) -> None:
     assert main(["score", *options, "--lake", "/no/lake", "--model", "/no/bundle"]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", [["VIDEO"], ["--from-faces", "--archive", "clips"]])
+def test_a_lake_of_an_earlier_version_is_not_scored_into(
+    source: list[str], lake: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    encoder = VitOptions(image=16, channels=3, patch=8, dim=8, depth=1, heads=1)
+    bundle = make_bundle(tmp_path / "bundle", encoder, LinearOptions(), {"crop": [0, 0, 16], "size": 16}, 16)
+    Lake(lake).store.delete([KEY])
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    given = [str(tmp_path / "a.mp4") if word == "VIDEO" else word for word in source]
+    assert main(["score", *given, "--lake", lake, "--model", str(bundle.path)]) == 2
+    assert f"the lake {lake} was made by an earlier version of mien" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("warn", 0), ("fail", 1)])

@@ -12,7 +12,9 @@ import pytest
 from common import windows
 from common.bundle.manifest import Preprocess
 from common.errors import UsageError
+from common.lake.format import KEY
 from common.lake.layout import Lake
+from common.lake.schema import LABELS
 from common.tasks import TASKS
 from common.windows import Windowing
 from train.data import faces as faces_
@@ -189,6 +191,13 @@ def test_a_lake_without_faces_labels_or_a_clear_choice_is_refused_with_what_to_d
         faces_.read(lake, DataOptions(archive="other"), PLAIN, 32)
     with pytest.raises(UsageError, match=r"crop\.size is 112"):
         faces_.read(lake, DataOptions(), PLAIN, 112)
+
+
+def test_a_lake_of_an_earlier_version_is_not_trained_on(tmp_path: Path, make_faces, make_lake) -> None:
+    lake = Lake(str(make_lake(tmp_path / "lake", {"a": make_faces("a", [{"frame_index": 0}])}, [LABELS.empty_table()])))
+    lake.store.delete([KEY])
+    with pytest.raises(UsageError, match="earlier version of mien"):
+        faces_.read(lake, DataOptions(), PLAIN, 32)
 
 
 # --- windows
