@@ -46,7 +46,10 @@ def bundle(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained for a few steps: what it says is of no use, but every part of it is real."""
     out = tmp_path_factory.mktemp("trained") / "bundle"
     steps = ("mae.steps=10", "finetune.steps=20", "heads.temporal.steps=5")
-    done = mien("train", "demo", *steps, "--lake", ingested, "--out", out)
+    # Of both sorts of heads: those that take windows, and one that takes each face by itself.
+    frame = "heads.frame={tasks: [expr], steps: 5, batch: 32, lr: 1.0e-3, model: {kind: linear}}"
+    heads = ("heads.temporal.tasks=[va, au]", frame)
+    done = mien("train", "demo", *steps, *heads, "--lake", ingested, "--out", out)
     assert done.status == 0, done.stderr
     return out
 
