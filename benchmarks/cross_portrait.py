@@ -1,51 +1,76 @@
-"""How a model of one synthetic face reads the other: fine-tuned on the clips of one portrait, measured on the other's.
+"""How well a model of one synthetic face reads the other, beside one that knows both.
 
-The demo's model is measured on clips of the two faces that it was trained on. Here only the pretrained encoder has seen
-both, without labels; everything after it is trained on one portrait alone, for fewer steps, as there is half the data.
-`make demo` makes the lake and the encoder that are taken by default.
+    python -m benchmarks.cross_portrait [--lake LAKE]
 
-    python -m benchmarks.cross_portrait [--lake LAKE] [--encoder FILE] [--quick]
+The demo's model is measured on clips of the two faces that it was trained on. Here the same pretrained encoder, which
+has seen both faces without their labels, is then trained on the clips of one portrait and measured on the other's: for
+fewer steps, as there is half the data.
 """
 
 from __future__ import annotations
 
-import argparse
+import subprocess
+import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
-from benchmarks.machine import existing, last_line
-from common.lake.layout import Lake
-from ingest.synth.portraits import PORTRAITS
-from train import job, recipe
+from benchmarks.support.harness import Result, parser, run
 
 METRICS = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
-STEPS = ("finetune.steps=300", "finetune.warmup=15", "heads.temporal.steps=60")
-QUICK = ("finetune.steps=2", "finetune.warmup=1", "heads.temporal.steps=2", "heads.temporal.warmup=1")
+FEWER_STEPS = ("finetune.steps=300", "finetune.warmup=15", "heads.temporal.steps=60")
+QUICK_STEPS = ("finetune.steps=2", "heads.temporal.steps=2")
 
 
-def measure(lake: Path, encoder: Path, seen: str, other: str, steps: tuple[str, ...]) -> dict[str, float]:
-    """The metrics on the held-out clips of the portrait `other`, trained on the clips of `seen`."""
-    keys = (f"init={encoder.absolute()}", f"data.train={seen}_*", f"data.validation={other}_*", *steps)
+def made_lake(folder: Path, size: tuple[str, ...]) -> Path:
+    """A lake with the faces and labels of new clips, which `size` says how many and how long."""
+    clips, lake = folder / "clips", folder / "lake"
+    commands: list[tuple[str | Path, ...]] = [
+        ("synth", clips, *size),
+        ("ingest", clips / "videos", "--lake", lake),
+        ("label", "synth", clips, "--lake", lake),
+    ]
+    for command in commands:
+        subprocess.run([Path(sys.executable).parent / "mien", *command], stdout=sys.stderr, check=True)
+    return lake
+
+
+def trained(lake: Path, out: Path, *keys: str) -> list[float]:
+    """The metrics of the demo's recipe with these keys changed, on its held-out clips."""
+    from common.lake.layout import Lake
+    from train import job, recipe
+
+    metrics = job.run(recipe.load("demo", keys), Lake(str(lake)), out).manifest.metrics
+    return [metrics[name] for name in METRICS]
+
+
+def measure(options: Namespace) -> Result:
+    from ingest.synth.portraits import PORTRAITS
+
+    one, other = PORTRAITS
+    whole, fewer = (("mae.steps=2", *QUICK_STEPS), QUICK_STEPS) if options.quick else ((), FEWER_STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        made = job.run(recipe.load("demo", keys), Lake(str(lake)), Path(folder) / "bundle")
-    return {name: made.manifest.metrics[name] for name in METRICS}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lake", type=existing, default="demo/lake", help="of the clips of `mien synth`, with labels")
-    parser.add_argument("--encoder", type=existing, default="demo/bundle.train/mae.safetensors")
-    parser.add_argument("--quick", action="store_true", help="two steps a stage: whether it runs, not how good it is")
-    arguments = parser.parse_args()
-    steps = QUICK if arguments.quick else STEPS
-    pairs = {f"{seen} to {other}": (seen, other) for seen in PORTRAITS for other in PORTRAITS if seen != other}
-    found = {name: measure(arguments.lake, arguments.encoder, *pair, steps) for name, pair in pairs.items()}
-    print(f"{'trained on, measured on':<24}" + "".join(f"{name:>17}" for name in METRICS))
-    for name, metrics in found.items():
-        print(f"{name:<24}" + "".join(f"{metrics[metric]:>17.3f}" for metric in METRICS))
-    figures = {f"{name}, {metric}": value for name, metrics in found.items() for metric, value in metrics.items()}
-    last_line("cross_portrait", {}, figures)
+        home = Path(folder)
+        lake = options.lake or made_lake(home, ("--videos", "4", "--seconds", "1") if options.quick else ())
+        found = {("both", "both"): trained(lake, home / "both", *whole)}
+        init = f"init={home / 'both.train' / 'mae.safetensors'}"
+        for seen, unseen in ((one, other), (other, one)):
+            keys = (init, f"data.train={seen}_*", f"data.validation={unseen}_*", *fewer)
+            found[seen, unseen] = trained(lake, home / seen, *keys)
+    known, *crossed = found.values()
+    names = [name.split("_", 1)[1] for name in METRICS]
+    means = [sum(values) / len(values) for values in zip(*crossed, strict=True)]
+    return Result(
+        "agreement with the labels of held-out clips: CCC of valence and arousal, F1 of expressions and action units",
+        ["trained on", "measured on", *names],
+        [[*pair, *values] for pair, values in found.items()],
+        {},
+        dict(zip((f"{name}_unseen" for name in METRICS), means, strict=True))
+        | dict(zip((f"{name}_seen" for name in METRICS), known, strict=True)),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--lake", type=Path, help="a lake with faces and labels of `mien synth` [default: made here]")
+    run("cross_portrait", measure, options)

@@ -259,7 +259,7 @@ def test_the_command_needs_no_compiler_and_prints_its_summary_and_nothing_else_o
         (["demo", "heads.temporal.model.kernels=3"], "did you mean 'heads.temporal.model.kernel'?"),
         (["demo", "heads.temporal.model.kind=rnn"], "'heads.temporal.model.kind' should be linear or tcn_transformer"),
         (["demo", "heads.temporal.model={kind: linear, windowing: {window: 3}}"], "model.windowing' should be None"),
-        (["demo", "heads.temporal.model.windowing.stride=301"], "stride 301 must not exceed window 300"),
+        (["demo", "heads.temporal.model.windowing.stride=121"], "stride 121 must not exceed window 120"),
         (["demo", "heads.temporal.tasks=[pain]"], "should be one of va, expr, au"),
         (["demo", "preprocess.crop=[40, 0, 88]"], "must lie inside the aligned crop"),
         (["demo", "name=My Model"], "'name' String should match"),
@@ -351,7 +351,7 @@ def test_the_demo_recipe_is_valid_and_meant_for_a_demo() -> None:
     demo = recipe.load("demo")
     assert demo.intended_use == "demo"
     assert {task: stage.model.windowing for task, stage in demo.stages.items()} == dict.fromkeys(
-        TASKS, Windowing(fps=30, window=300, stride=200, gaps="repeat")
+        TASKS, Windowing(fps=30, window=120, stride=80, gaps="repeat")
     )
     with torch.device("meta"):
         assert sum(p.numel() for p in demo.encoder.build().parameters()) < 1e6
