@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from common.cli import JobOptions, job_options
+from ingest.datasets.registry import DATASETS
 from ingest.options import face_options
 
 
@@ -34,14 +35,14 @@ def synth(out: Path, videos: int, seconds: float, seed: int, workers: int | None
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", type=click.Choice(list(DATASETS)))
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 def label(dataset: str, root: Path, lake: str, json: bool) -> None:
     """Put the annotations of DATASET below the folder ROOT into the lake.
 
-    DATASET is affwild2, or synth for clips made by `mien synth`.
+    The dataset synth is that of clips made by `mien synth`.
     """
     from common.lake.layout import Lake
     from ingest import labelling

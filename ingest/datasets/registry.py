@@ -1,14 +1,19 @@
-"""The labelled datasets, found by name. A new one is a module with a function `read` and a line here."""
+"""The labelled datasets, found by name. A new one is a module with a function `read` and a line here.
+
+This module imports no dataset: the command line asks it for their names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from common.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DATASETS = {
     "affwild2": "ingest.datasets.affwild2",
