@@ -36,7 +36,7 @@ bench: $(READY) ## every side-by-side measurement in full, results dated in benc
 	@for file in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --save || exit 1; done
 
 docs: $(READY) ## write docs/tables.md from common/lake/schema.py
-	$(BIN)/python -m common.lake.schema > docs/tables.md
+	$(BIN)/python -m common.lake.page > docs/tables.md
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
