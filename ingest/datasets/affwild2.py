@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from common import tasks
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
 from common.lake.schema import LABELS
@@ -28,22 +29,36 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Task:
-    """One of the three annotation folders: the names it goes by, its files' header, numbers per line."""
+class Files:
+    """How a task is annotated: the names of its folder, the header of its files, how many numbers a line has, and which
+    numbers those may be. A lower one is a mark."""
 
     folders: tuple[str, ...]
     header: str
     width: int
+    lowest: float
+    highest: float
+    whole: bool
 
 
 TASKS = {
-    "va": Task(("VA_Estimation_Challenge",), ",".join(VALENCE_AROUSAL), 2),
-    "expr": Task(
+    "va": Files(("VA_Estimation_Challenge",), ",".join(VALENCE_AROUSAL), 2, lowest=-1, highest=1, whole=False),
+    "expr": Files(
         ("EXPR_Classification_Challenge", "EXPR_Recognition_Challenge"),
         ",".join(name.capitalize() for name in EXPRESSIONS),
         1,
+        lowest=0,
+        highest=len(EXPRESSIONS) - 1,
+        whole=True,
     ),
-    "au": Task(("AU_Detection_Challenge",), ",".join(f"AU{int(unit[2:])}" for unit in ACTION_UNITS), len(ACTION_UNITS)),
+    "au": Files(
+        ("AU_Detection_Challenge",),
+        ",".join(f"AU{int(unit[2:])}" for unit in ACTION_UNITS),
+        len(ACTION_UNITS),
+        lowest=0,
+        highest=1,
+        whole=True,
+    ),
 }
 
 
@@ -103,7 +118,7 @@ def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
         columns[f"split_{task}"] = pa.repeat(pa.scalar(split, pa.string()), count)
         rows = np.full((count, TASKS[task].width), np.nan)
         if task in files:
-            rows[: len(values[task])] = _valid(task, values[task], files[task][0])
+            rows[: len(values[task])] = _valid(TASKS[task], values[task], files[task][0])
         columns |= _columns(task, rows)
     missing = {field.name: pa.nulls(count, field.type) for field in LABELS if field.name not in columns}
     return pa.table([(columns | missing)[field.name].cast(field.type) for field in LABELS], schema=LABELS)
@@ -136,11 +151,10 @@ def _row(line: str) -> list[float]:
         return []
 
 
-def _valid(task: str, rows: np.ndarray, path: Path) -> np.ndarray:
+def _valid(facts: Files, rows: np.ndarray, path: Path) -> np.ndarray:
     """The rows with NaN wherever the frame is not annotated: where any of its numbers is a mark."""
-    unmarked = np.all(rows >= (-1 if task == "va" else 0), axis=1)
-    highest = {"va": 1, "expr": len(EXPRESSIONS) - 1, "au": 1}[task]
-    allowed = rows <= highest if task == "va" else (rows <= highest) & (rows == np.rint(rows))
+    unmarked = np.all(rows >= facts.lowest, axis=1)
+    allowed = (rows <= facts.highest) & ((rows == np.rint(rows)) | (not facts.whole))
     wrong = unmarked & ~np.all(allowed, axis=1)
     if wrong.any():
         line = int(np.argmax(wrong))
@@ -150,9 +164,9 @@ def _valid(task: str, rows: np.ndarray, path: Path) -> np.ndarray:
 
 def _columns(task: str, rows: np.ndarray) -> dict[str, pa.Array]:
     """The task's columns of `labels`; NaN becomes NULL."""
-    if task == "expr":
+    made = tasks.TASKS[task]
+    if isinstance(made, tasks.OneOf):
         known = ~np.isnan(rows[:, 0])
         codes = np.where(known, rows[:, 0], 0).astype(np.int32)
-        return {"expression": pa.array(np.array(EXPRESSIONS, object)[codes], pa.string(), mask=~known)}
-    names = VALENCE_AROUSAL if task == "va" else ACTION_UNITS
-    return {name: pa.array(column, from_pandas=True) for name, column in zip(names, rows.T, strict=True)}
+        return {made.column: pa.array(np.array(made.outputs, object)[codes], pa.string(), mask=~known)}
+    return {name: pa.array(column, from_pandas=True) for name, column in zip(made.label_columns, rows.T, strict=True)}

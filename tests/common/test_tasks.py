@@ -24,7 +24,7 @@ LABELLED = pd.DataFrame(
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_annotations_are_columns_of_labels_and_outputs_columns_of_scores(task) -> None:
     assert set(task.label_columns) <= set(LABELS.names)
-    assert set(task.columns(task.outputs)) <= set(SCORES.names)
+    assert set(task.columns(task.known)) <= set(SCORES.names)
     assert task.known[: len(task.outputs)] == task.outputs
     assert len(set(task.known)) == len(task.known)
 
