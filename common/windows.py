@@ -1,7 +1,7 @@
-"""Where the windows of a temporal model lie. Training, evaluation and scoring all use these functions.
+"""Where the windows of a head lie. Training, evaluation and scoring all use these functions.
 
-A face track has features at the times of its frames. A temporal model wants windows of `window` features at the frame
-rate it was trained at. So a track's features are laid on a grid (point k at t0 + k / fps, t0 the track's first time),
+A face track has features at the times of its frames. A head wants windows of `window` features at the frame rate
+that it was trained at. So a track's features are laid on a grid (point k at t0 + k / fps, t0 the track's first time),
 windows are cut from the grid, overlapping predictions are averaged, and predictions go back to the frames' own times.
 
 The papers write "[n/s]+1 segments", which leaves the last one empty where the stride divides n; here there are

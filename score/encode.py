@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from common.faces import FaceBatch
 
-# Frames without a face fill no batch of crops; held back for longer than this, they would fill the memory instead.
+# Frames wait until a batch of crops is full. Frames without a face never fill one: no more than this many wait.
 MAX_FRAMES_HELD = 1024
 
 

@@ -1,1 +1,1 @@
-"""Faces and labels to model bundles: pretraining, fine-tuning, temporal models and evaluation."""
+"""Faces and labels to model bundles: pretraining, fine-tuning, heads and evaluation."""

@@ -47,7 +47,7 @@ def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
         rows = faces.validation[name] & faces.annotated(name)
         frames[name] = int(rows.sum())
         if frames[name]:
-            # Targets are numbered by all that the task knows; what this head does not give has probability 0.
+            # The columns are in the order of `known`, which also numbers the targets. What the head does not give is 0.
             known = TASKS[name].known
             values = np.zeros((len(faces), len(known)))
             values[:, [known.index(output) for output in head.outputs]] = predict(model, name, features, faces, chosen)

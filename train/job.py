@@ -74,7 +74,7 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
 
 
 def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
-    """Both, absolute; whatever would stop the bundle at the end of a long run must show here."""
+    """Both as absolute paths. Checks now what would otherwise fail at the end of a long run."""
     out = Path(os.path.abspath(out))
     folder.check_destination(out)
     work = out.with_name(f"{out.name}.train") if work is None else Path(os.path.abspath(work))
@@ -85,7 +85,7 @@ def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
 
 
 def _probe(wanted: Path, home: Path, option: str) -> None:
-    """A scratch folder in `home` is made and removed: nothing else tells as surely."""
+    """Makes and removes a folder in `home`: only that shows for certain that one can be made."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         os.rmdir(tempfile.mkdtemp(prefix=f".{wanted.name}.", dir=home))

@@ -70,7 +70,7 @@ def process_group() -> Iterator[None]:
         yield
         dist.barrier()
     finally:
-        deepspeed.comm.destroy_process_group()  # torch's own would leave DeepSpeed with groups that are no more
+        deepspeed.comm.destroy_process_group()  # torch's would not tell DeepSpeed that its groups are gone
 
 
 def learning_rate(step: int, stage: StageOptions) -> float:
@@ -115,7 +115,7 @@ def fit(
                 lines.write(json.dumps(line | {"wall_s": round(time.monotonic() - started, 3)}) + "\n")
     engine.destroy()
     del engine
-    gc.collect()  # the engine and its hooks hold one another; the next stage must not meet them
+    gc.collect()  # the engine and its hooks refer to one another: without this they stay in memory
     objective.zero_grad(set_to_none=True)
 
 

@@ -27,7 +27,7 @@ class Objective(nn.Module, ABC):
 
 
 class MaePretrain(Objective):
-    """Paints the hidden patches of `images`, uint8 [B, C, s, s]."""
+    """Rebuilds the hidden patches of `images`, uint8 [B, C, s, s]."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class MaePretrain(Objective):
     def forward(self, batch: Batch) -> Tensor:
         images = normalise(batch["images"], self.preprocess)
         patches = self.model.patches(images)
-        painted, hidden = self.model(images, torch.rand(patches.shape[:2], device=images.device))
-        return losses.masked_patch_loss(painted, patches, hidden, normalise=self.norm_pix)
+        rebuilt, hidden = self.model(images, torch.rand(patches.shape[:2], device=images.device))
+        return losses.masked_patch_loss(rebuilt, patches, hidden, normalise=self.norm_pix)
 
 
 class ExpressionFinetune(Objective):

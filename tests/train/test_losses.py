@@ -78,13 +78,13 @@ def test_a_constant_prediction_has_a_loss_of_one_per_dimension_and_a_finite_grad
 
 def test_masked_patch_loss_is_the_squared_error_of_hidden_patches() -> None:
     rng = np.random.default_rng(1)
-    painted, patches = rng.normal(size=(2, 2, 5, 7))
+    rebuilt, patches = rng.normal(size=(2, 2, 5, 7))
     hidden = np.array([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1]], bool)
-    expected = np.mean([((painted[b, i] - patches[b, i]) ** 2).mean() for b, i in np.argwhere(hidden)])
-    tensors = torch.tensor(painted), torch.tensor(patches), torch.tensor(hidden)
+    expected = np.mean([((rebuilt[b, i] - patches[b, i]) ** 2).mean() for b, i in np.argwhere(hidden)])
+    tensors = torch.tensor(rebuilt), torch.tensor(patches), torch.tensor(hidden)
     assert math.isclose(losses.masked_patch_loss(*tensors).item(), expected, rel_tol=1e-5)
 
     mean, variance = patches.mean(-1, keepdims=True), patches.var(-1, ddof=1, keepdims=True)
     target = (patches - mean) / np.sqrt(variance + 1e-6)
-    expected = np.mean([((painted[b, i] - target[b, i]) ** 2).mean() for b, i in np.argwhere(hidden)])
+    expected = np.mean([((rebuilt[b, i] - target[b, i]) ** 2).mean() for b, i in np.argwhere(hidden)])
     assert math.isclose(losses.masked_patch_loss(*tensors, normalise=True).item(), expected, rel_tol=1e-5)

@@ -195,8 +195,8 @@ def _faces(
 ) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
     """Keys and pictures of all faces in the order of the parts.
 
-    The pictures are written in their place once: room is made for every row, and what frames without a face leave of
-    it is memory that is never touched.
+    Each picture is written once, into an array with room for every row. Rows without a face leave the end of it empty:
+    memory that is never written costs nothing.
     """
     room = 0
     for part in parts:

@@ -27,7 +27,7 @@ class Join:
 
 
 def subjects(labels: pd.DataFrame) -> pd.Series:
-    """`subject`, and for a bare name beside a suffixed one (Aff-Wild2's video59 and video59_right) the other side."""
+    """The side of each row's person. Where Aff-Wild2 has video59 and video59_right, video59 is the left one."""
     sides = labels.dropna(subset="subject").groupby("base_video")["subject"].unique()
     other = {base: _OTHER[found[0]] for base, found in sides.items() if len(found) == 1}
     return labels["subject"].fillna(labels["base_video"].map(other))
@@ -40,7 +40,7 @@ def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.i
     number per row as its index.
     """
     seen = faces.assign(face=np.arange(len(faces)), centre=(faces["box_x0"] + faces["box_x1"]) / 2)
-    # Two videos of one name in an archive: nothing says which one was annotated.
+    # Where two videos of an archive have the same name, nothing says which one was annotated.
     twins = seen.groupby("video")["video_id"].nunique()
     seen["twin"] = seen["video"].isin(twins.index[twins > 1])
     seen["side"] = _sides(seen)
@@ -50,7 +50,7 @@ def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.i
     alone = pairs.groupby("label")["face"].transform("size") == 1
     fits = np.where(named, pairs["side"] == pairs["subject"], alone) & ~pairs["twin"]
     found = pairs[fits]
-    # Two annotations that end at one face contradict each other.
+    # Two annotations of one face contradict each other: neither is used.
     once = ~found.duplicated("face", keep=False) & ~found.duplicated("label", keep=False)
     found = found[once]
     result = np.full(len(faces), -1, np.int64)

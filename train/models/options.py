@@ -37,7 +37,7 @@ class EncoderOptions(Config, ABC):
         """Pictures float [B, C, s, s] -> features float [B, D]."""
 
     def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
-        """The encoder, as `.encoder`, in a network that paints what is masked. Only of kinds that `can_be_masked`."""
+        """A network that holds the encoder as `.encoder` and rebuilds what is masked; only if `can_be_masked`."""
         raise NotImplementedError
 
 

@@ -103,7 +103,7 @@ class Vit(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder of the patches that are seen, decoder that paints the others.
+    """An encoder that sees some patches, and a decoder that rebuilds the others.
 
     The norm between them is its own, so that the encoder's belongs to the pooled features alone.
     """
@@ -122,16 +122,16 @@ class MaskedAutoencoder(nn.Module):
         )
         self.decoder_blocks = _blocks(decoder.dim, decoder.heads, decoder.depth)
         self.decoder_norm = nn.LayerNorm(decoder.dim, eps=1e-6)
-        self.paint = nn.Linear(decoder.dim, encoder.channels * encoder.patch**2)
+        self.to_pixels = nn.Linear(decoder.dim, encoder.channels * encoder.patch**2)
         nn.init.normal_(self.mask_token, std=0.02)
         _init_linear(self)
 
     def patches(self, images: Tensor) -> Tensor:
-        """Pictures [B, C, S, S] -> what is to be painted, [B, L, P]."""
+        """Pictures [B, C, S, S] -> their patches, [B, L, P]."""
         return patchify(images, self.encoder.options.patch)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [B, C, S, S] and noise [B, L] -> painted patches [B, L, P] and mask bool [B, L], True where hidden.
+        """Pictures [B, C, S, S] and noise [B, L] -> rebuilt patches [B, L, P] and mask bool [B, L], True where hidden.
 
         The patches with the least noise are seen.
         """
@@ -144,7 +144,7 @@ class MaskedAutoencoder(nn.Module):
         x = torch.cat([x[:, :1], patches], dim=1)
         for block in self.decoder_blocks:
             x = block(x)
-        return self.paint(self.decoder_norm(x[:, 1:])), restore >= self.kept
+        return self.to_pixels(self.decoder_norm(x[:, 1:])), restore >= self.kept
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

@@ -53,8 +53,8 @@ def test_the_default_sizes_are_those_of_the_paper() -> None:
 def test_a_quarter_of_the_patches_is_seen_those_with_the_least_noise() -> None:
     model = MaskedAutoencoder(SMALL, DECODER)
     noise = torch.rand(5, 16)
-    painted, hidden = model(torch.randn(5, 1, 16, 16), noise)
-    assert painted.shape == (5, 16, 16)
+    rebuilt, hidden = model(torch.randn(5, 1, 16, 16), noise)
+    assert rebuilt.shape == (5, 16, 16)
     assert (hidden.sum(1) == 12).all()
     for row in range(5):
         assert noise[row][~hidden[row]].max() < noise[row][hidden[row]].min()
@@ -64,29 +64,29 @@ def test_hidden_patches_have_no_part_in_what_is_painted() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(SMALL, DECODER).eval()
     images, noise = torch.randn(2, 1, 16, 16), torch.rand(2, 16)
-    painted, hidden = model(images, noise)
+    rebuilt, hidden = model(images, noise)
     covered = patchify(images, 4)
     covered[hidden] = 7.0
     grid = covered.reshape(2, 4, 4, 4, 4, 1).permute(0, 5, 1, 3, 2, 4).reshape(2, 1, 16, 16)
     again, _ = model(grid, noise)
-    torch.testing.assert_close(painted, again)
+    torch.testing.assert_close(rebuilt, again)
     # and the patches that are seen do
     other, _ = model(images + 1, noise)
-    assert (other - painted).abs().max() > 1e-3
+    assert (other - rebuilt).abs().max() > 1e-3
 
 
 def test_hidden_patches_are_painted_each_in_its_own_way() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(SMALL, DECODER).eval()
-    painted, hidden = model(torch.randn(1, 1, 16, 16), torch.rand(1, 16))
-    assert torch.pdist(painted[0][hidden[0]]).min() > 1e-4
+    rebuilt, hidden = model(torch.randn(1, 1, 16, 16), torch.rand(1, 16))
+    assert torch.pdist(rebuilt[0][hidden[0]]).min() > 1e-4
 
 
 def test_the_gradient_reaches_everything_but_the_norm_that_pretraining_leaves_out() -> None:
     model = MaskedAutoencoder(SMALL, DECODER)
     images = torch.randn(3, 1, 16, 16)
-    painted, hidden = model(images, torch.rand(3, 16))
-    masked_patch_loss(painted, patchify(images, 4), hidden).backward()
+    rebuilt, hidden = model(images, torch.rand(3, 16))
+    masked_patch_loss(rebuilt, patchify(images, 4), hidden).backward()
     still = {name for name, p in model.named_parameters() if p.grad is None}
     assert still == {"encoder.norm.weight", "encoder.norm.bias"}
 
