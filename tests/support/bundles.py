@@ -10,20 +10,14 @@ import torch
 
 from common.bundle.folder import Bundle, write
 from common.tasks import TASKS
-from train.models.options import EncoderOptions, HeadOptions
+from train.models.options import EncoderOptions, HeadOptions, part, weights_file
 
 OUTPUTS: dict[str, tuple[str, ...]] = {name: task.outputs for name, task in TASKS.items()}
 
 
-def part(options: EncoderOptions | HeadOptions, name: str, **more: Any) -> dict[str, Any]:
-    """A network of a manifest."""
-    chosen = options.model_dump(mode="json", exclude={"kind"})
-    return {"kind": options.kind, "options": chosen, "file": f"{name}.safetensors", **more}
-
-
 def heads(options: HeadOptions, outputs: Mapping[str, Sequence[str]] = OUTPUTS) -> dict[str, dict[str, Any]]:
     """The heads of a manifest, all of one shape."""
-    return {task: part(options, task, outputs=names) for task, names in outputs.items()}
+    return {task: part(options, task) | {"outputs": names} for task, names in outputs.items()}
 
 
 def make_bundle(
@@ -44,15 +38,15 @@ def make_bundle(
     """
     torch.manual_seed(0)
     chosen = head if isinstance(head, Mapping) else dict.fromkeys(outputs, head)
-    drawn = {"encoder.safetensors": encoder.build().state_dict()}
+    drawn = {weights_file("encoder"): encoder.build().state_dict()}
     for task, options in chosen.items():
-        drawn[f"{task}.safetensors"] = options.build(encoder.features, len(outputs[task])).state_dict()
+        drawn[weights_file(task)] = options.build(encoder.features, len(outputs[task])).state_dict()
     manifest = {
         "name": "made",
         "encoder": part(encoder, "encoder"),
         "preprocess": preprocess,
         "crop": {"size": crop},
-        "heads": {task: part(options, task, outputs=outputs[task]) for task, options in chosen.items()},
+        "heads": {task: part(options, task) | {"outputs": outputs[task]} for task, options in chosen.items()},
         "recipe": {},
         "data": {},
         "metrics": {},

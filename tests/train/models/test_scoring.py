@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import OUTPUTS, heads, make_bundle, part
+from bundles import OUTPUTS, heads, make_bundle
 
 from common.bundle.folder import Bundle
 from common.errors import UsageError
 from train.models.linear import LinearOptions
-from train.models.options import HeadOptions
+from train.models.options import HeadOptions, part
 from train.models.scoring import load
 from train.models.tcn_transformer import TcnTransformerOptions
 from train.models.vit import VitOptions
