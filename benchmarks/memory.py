@@ -30,13 +30,14 @@ def score(bundle: str, path: str) -> None:
     """What a worker does with a video, less storage. Prints how many frames and rows it had."""
     import torch
 
+    from common.bundle.folder import Bundle
     from common.commit.units import Video
     from common.store.base import StoreSettings, file_version
     from score.job import ScoreConfig, ScoreProcessor
 
     torch.set_num_threads(1)
     stat = Path(path).stat()
-    processor = ScoreProcessor(bundle, ScoreConfig(), None)(StoreSettings())
+    processor = ScoreProcessor(bundle, Bundle.open(bundle).manifest, ScoreConfig(), None)(StoreSettings())
     rows: list[int] = []
     video = Video(path, file_version(stat), stat.st_size)
     known = processor.process(video, lambda table: rows.append(len(table)), lambda frames: None)

@@ -35,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class JobOptions:
     """What every job over an archive takes: where, how much of it and how, and where its configuration comes from.
 
-    `retry_failed` is None for no, a reason, or "" for all reasons.
+    `retry_failed` is None for no, a reason, or "" for all reasons. `on`: where workers run, "local" or "ray".
     """
 
     lake: str
@@ -43,6 +43,7 @@ class JobOptions:
     retry_failed: str | None = None
     limit: int | None = None
     workers: int | None = None
+    on: str | None = None
     dry_run: bool = False
     json: bool = False
     config: Path | None = None
@@ -83,6 +84,11 @@ def job_options(function: F) -> F:
             ),
             click.option("--limit", type=at_least_one, metavar="N", help="Take no more than N new videos."),
             click.option("--workers", type=at_least_one, metavar="N", help="Work with N workers. [default: one a CPU]"),
+            click.option(
+                "--on",
+                type=click.Choice(["local", "ray"]),
+                help="Work in processes of this machine or on Ray. [default: ray if RAY_ADDRESS is set, else local]",
+            ),
             click.option("--dry-run", is_flag=True, help="Print the plan and do nothing."),
             click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout."),
             click.option("--config", type=config_file, metavar="FILE", help="Read the configuration from a YAML file."),

@@ -63,6 +63,11 @@ NO_ALBUMENTATIONS_UPDATE = Variable("NO_ALBUMENTATIONS_UPDATE", "'1': albumentat
 OF_A_DECODER = {"PATH": "", "OPENBLAS_NUM_THREADS": "1"}
 
 
+def threads(count: int) -> dict[str, str]:
+    """Variables that give the libraries of a new process so many threads: read when they are imported."""
+    return {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
 def values() -> dict[str, str]:
     """All variables that are set, mien's or not: whoever writes logs must know which values are secret."""
     return dict(os.environ)

@@ -62,9 +62,9 @@ def ingest(sources: tuple[str, ...], faces: dict[str, Any], options: JobOptions)
     """Find the faces in the videos of SRC: files, folders, globs, s3:// prefixes, or lists of them."""
     from common import config
     from common.lake.layout import Lake, check_archive_name
-    from common.run import runner
+    from common.run import summary
     from ingest import archive, job
 
     settings = config.load(job.IngestConfig, options.config, options.overrides, {"faces": faces})
     name = check_archive_name(options.archive or archive.default_name(sources))
-    return runner.tell(job.run(sources, Lake(options.lake), name, settings, options), options)
+    return summary.tell(job.run(sources, Lake(options.lake), name, settings, options), options)

@@ -17,6 +17,7 @@ from common.faces import JPEG_QUALITY, to_faces
 from common.lake import schema
 from common.lake.layout import Lake, Partition
 from common.run import runner
+from common.run.summary import Summary
 from common.store.base import StoreSettings
 from ingest import archive
 from ingest.faces import FacesOptions
@@ -36,6 +37,9 @@ class FacesProcessor:
     """Picklable recipe of a worker's processor; the detector is built in the worker."""
 
     config: IngestConfig
+
+    def prepare(self) -> None:
+        FaceSource(self.config.faces)  # for what its detector imports
 
     def __call__(self, settings: StoreSettings) -> _Processor:
         return _Processor(self.config, settings)
@@ -72,9 +76,7 @@ def destination(lake: Lake, archive_name: str, config_: IngestConfig) -> Destina
     )
 
 
-def run(
-    sources: Sequence[str], lake: Lake, archive_name: str, config_: IngestConfig, options: JobOptions
-) -> runner.Summary:
+def run(sources: Sequence[str], lake: Lake, archive_name: str, config_: IngestConfig, options: JobOptions) -> Summary:
     """Ingests what `sources` list; raises `MienError`."""
     return runner.run(
         destination(lake, archive_name, config_),

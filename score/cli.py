@@ -42,7 +42,7 @@ def score(
     from common import config, log
     from common.bundle.folder import Bundle
     from common.lake.layout import Lake, check_archive_name
-    from common.run import runner
+    from common.run import summary
     from ingest import archive
     from score import job
     from score.sources import ingested as ingested_
@@ -69,7 +69,8 @@ def score(
     ingested = ingested_.find(lake, name, ingest, opened.manifest.crop) if from_faces else None
     listing = archive.listing(sources) if sources or ingested is None else ingested.listing()
     destination = job.destination(lake, name, opened, settings, ingested)
-    return runner.tell(job.run(destination, listing, job.ScoreProcessor(where, settings, ingested), options), options)
+    processor = job.ScoreProcessor(where, opened.manifest, settings, ingested)
+    return summary.tell(job.run(destination, listing, processor, options), options)
 
 
 @click.command()

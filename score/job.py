@@ -20,11 +20,12 @@ from common.faces import FaceBatch
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES
 from common.run import runner
+from common.run.summary import Summary
 from common.store.base import StoreSettings
 from ingest.faces import AlignOptions, FacesOptions
 from score.sources.ingested import Ingested, IngestedFaces
 from score.stream import RESULTS, ScoreOptions, scores
-from train.models.registry import check_kinds
+from train.models.registry import check_kinds, import_networks
 
 
 class ScoreConfig(config.Config):
@@ -60,8 +61,17 @@ class ScoreProcessor:
     """Picklable recipe of a worker's processor; models are loaded in the worker."""
 
     bundle: str
+    manifest: BundleManifest
     config: ScoreConfig
     ingested: Ingested | None
+
+    def prepare(self) -> None:
+        from ingest.source import FaceSource
+        from train.models import scoring  # noqa: F401
+
+        import_networks(self.manifest)
+        if self.ingested is None:
+            FaceSource(self.config.faces)  # for what its detector imports
 
     def __call__(self, settings: StoreSettings) -> _Processor:
         return _Processor(self, settings)
@@ -116,6 +126,6 @@ def destination(
 
 def run(
     destination: Destination, listing: Iterable[pa.RecordBatch], processor: ScoreProcessor, options: JobOptions
-) -> runner.Summary:
+) -> Summary:
     """Scores what is listed; raises `MienError`."""
     return runner.run(destination, listing, processor, options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_cluster import ray_cluster
 from s3_server import free_port, make_bucket, s3_environment, start_s3_server
 from xdist.scheduler import LoadFileScheduling
 
@@ -71,6 +72,13 @@ def s3_server() -> Iterator[str]:
             os.environ.pop(key, None)
         else:
             os.environ[key] = value
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment in which a command runs on a Ray cluster, which is started once."""
+    with ray_cluster() as environment:
+        yield environment
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The driver's side of the protocol that puts every row into the tables exactly once.
+"""The protocol that puts every row into the tables exactly once, above plan, staging and publishing.
 
 A unit whose videos are all staged is published (`publish`), recorded in the ledger, and its staging removed. Done is
 what the ledger has; a video that was planned again after its unit was committed is published by rewriting the unit's
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -42,15 +42,16 @@ class Reconciled:
 
 
 class Committer:
-    """Commits the units of one destination. `commit` may run in several threads at once."""
+    """Plans and commits the units of one destination. `commit` may run in several threads and processes at once."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, beat: Callable[[], None] = lambda: None) -> None:
+        """`beat` is called now and then during a commit, which may take minutes."""
         self.destination = destination
         self.plan = PlanLog(destination.lake, destination.data)
         self._lake = destination.lake
         self._store = destination.lake.store
         self._staging = Staging(destination)
-        self._publisher = Publisher(destination)
+        self._publisher = Publisher(destination, beat)
 
     def record_config(self) -> None:
         """Puts the partition's configuration beside it. Raises `UsageError` if rows of another one are in there."""
@@ -83,14 +84,11 @@ class Committer:
         prefix = self._lake.staging_prefix(self.destination.data)
         return {entry.key[len(prefix) :].partition("/")[0] for entry in self._store.list(prefix)}
 
-    def staged(self, unit: Unit) -> dict[str, Outcome]:
-        """video_id -> outcome of the unit's videos that are finished and not committed."""
+    def staged(self, unit: Unit) -> set[str]:
+        """The ids of the unit's videos that are finished and not committed."""
         prefix = self._lake.staging_prefix(self.destination.data, unit.id)
         present = {entry.key for entry in self._store.list(prefix) if entry.key.endswith("/outcome.json")}
-        videos = [video for video in unit.videos if f"{prefix}{staged_name(video)}/outcome.json" in present]
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            found = pool.map(self._staging.outcome, videos)
-            return {video.video_id: outcome for video, outcome in zip(videos, found, strict=True) if outcome}
+        return {video.video_id for video in unit.videos if f"{prefix}{staged_name(video)}/outcome.json" in present}
 
     def commit(self, unit: Unit) -> LedgerRecord:
         """Publishes the staged videos of `unit` (all of them must be staged or published) and returns its record.
@@ -153,7 +151,7 @@ class Committer:
                 if recorded is not None:
                     key = self._publisher.part_key(unit.id, 0)
                     raise CommitConflict(f"the ledger records {key}, which is gone: {RESTORE}")
-                return record_of(unit.id, str(self.destination.data), self._outcomes(unit.videos, unit))
+                return record_of(unit.id, str(self.destination.data), self._outcomes(list(unit.videos), unit))
             known = current.revisions
             newer = [video for video in unit.videos if video.revision > known.get(video.video_id, -1)]
             return current.revised(self._outcomes(newer, unit)) if newer else current
@@ -191,11 +189,14 @@ class Committer:
                     raise MienError(f"unit {unit} cannot be committed, {problem}: {advice}") from None
                 failed_at = state
 
-    def _outcomes(self, videos: Iterable[Video], unit: Unit) -> list[Outcome]:
+    def _outcomes(self, videos: list[Video], unit: Unit) -> list[Outcome]:
         staged = self.staged(unit)
-        if missing := [video.uri for video in videos if video.video_id not in staged]:
+        there = [video for video in videos if video.video_id in staged]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            found = dict(zip(there, pool.map(self._staging.outcome, there), strict=True))
+        if missing := [video.uri for video in videos if found.get(video) is None]:
             raise Unstaged(f"{len(missing)} of its videos are not staged, {missing[0]} first")
-        return [staged[video.video_id] for video in videos]
+        return [outcome for outcome in found.values() if outcome]
 
     def _clean(self, record: LedgerRecord) -> bool:
         """Removes what is staged of the recorded videos, but nothing of one that was planned again since."""

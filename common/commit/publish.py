@@ -42,7 +42,9 @@ class Unstaged(Exception):
 class Publisher:
     """Makes and rewrites the objects of units of one destination. Thread-safe."""
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, beat: Callable[[], None] = lambda: None) -> None:
+        """`beat` is called with every object that is put and every piece that is copied."""
+        self._beat = beat
         self.destination = destination
         self._lake = destination.lake
         self._store = destination.lake.store
@@ -100,6 +102,7 @@ class Publisher:
                     if not record.same_rows(current[0]):
                         raise CommitConflict(f"{key} holds other attempts than part 0 of its unit: remove the unit")
                     return current[0], False
+            self._beat()
             with scratch.folder() as folder:
                 try:
                     content = build(key, record, current, Path(folder))
@@ -149,6 +152,7 @@ class Publisher:
         row = outcome.row
         video = Video(row["uri"], row["version"], row["size"], unit, outcome.revision)
         piece = folder / "piece.parquet"
+        self._beat()
         try:
             self._store.download(self._staging.piece_key(video, outcome.attempt, n), piece)
         except NotFound:

@@ -1,84 +1,48 @@
 """A job over the videos of an archive: plan, hand out, commit, account for every video.
 
-`ingest` and `score` are each a `Processor`, which `worker` runs; Ray is behind `cluster`, storage behind
-`common.commit.committer`.
+`ingest` and `score` are each a recipe of a `Processor`, which `worker` runs; the processes are a `Pool`'s, and storage
+is behind `common.commit.committer`. This process plans and counts: no row passes through it.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common import log, scratch
-from common.cli import JobOptions, emit_json
-from common.commit.committer import Committer, Destination, LedgerRecord
+from common import environment, log, scratch
+from common.cli import JobOptions
+from common.commit.committer import Committer, Destination
 from common.commit.units import Unit, Units, Video
 from common.errors import MienError
 from common.lake.format import check, claim
 from common.progress import Progress
-from common.run import cluster
-from common.run.worker import Done, MakeProcessor, WorkerFactory
+from common.run.interrupt import sigterm_as_ctrl_c
+from common.run.pool import Pool, PoolOptions
+from common.run.summary import Counts, Summary
+from common.run.worker import Commit, Done, MakeProcessor, Parcel, WorkerFactory
 
 PARCEL_BYTES = 3_000_000  # about 30 s of a worker's time at 640x360
 PARCEL_VIDEOS = 64
-COMMITTERS = 2
 ROUND_VIDEOS = 20_000
-MAX_FAILURES_SHOWN = 100
 
 
-@dataclass
-class Summary:
-    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before.
-
-    `failures`: the first of the videos that are not ok, as many as are shown.
-    """
-
-    planned: int = 0
-    ok: int = 0
-    partial: int = 0
-    failed: int = 0
-    skipped: int = 0
-    frames: int = 0
-    rows: int = 0
-    wall_s: float = 0.0
-    frames_per_s: float = 0.0
-    failures: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, record: LedgerRecord, unit: Unit) -> None:
-        """Counts the videos of `unit`, which is committed."""
-        for outcome in record.of(unit):
-            row = outcome.row
-            setattr(self, row["status"], getattr(self, row["status"]) + 1)
-            self.rows += outcome.rows
-            self.frames += row["frames"]
-            if row["status"] != "ok" and len(self.failures) < MAX_FAILURES_SHOWN:
-                self.failures.append({key: row[key] or "" for key in ("uri", "status", "reason", "message")})
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "failures"}
-
-
-def parcels(videos: Sequence[Video]) -> list[list[dict[str, Any]]]:
+def parcels(videos: Sequence[Video]) -> list[Parcel]:
     """Longest first, so that no long video is left for the end; small ones together."""
-    made: list[list[dict[str, Any]]] = []
+    made: list[list[Video]] = []
     room = 0
     for video in sorted(videos, key=lambda video: (-video.size, video.video_id)):
         if not made or video.size > room or len(made[-1]) >= PARCEL_VIDEOS:
             made.append([])
             room = max(PARCEL_BYTES, video.size)
-        made[-1].append({field.name: getattr(video, field.name) for field in fields(video)})
+        made[-1].append(video)
         room -= video.size
-    return made
+    return [Parcel(tuple(some)) for some in made]
 
 
 def run(
@@ -89,37 +53,53 @@ def run(
 ) -> Summary:
     """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""
     started = time.monotonic()
-    run_id = f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     committer = Committer(destination)
-    listed: list[pa.Array] = []
-    put = not options.dry_run
-    if put:
+    if options.dry_run:
+        check(destination.lake)
+        units, summary = _plan(committer, listing, options)
+        for unit in units:
+            print(*(video.uri for video in unit.videos), sep="\n")
+        return summary
+    run_id = f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    with sigterm_as_ctrl_c(), _pool(WorkerFactory(destination, make_processor, run_id), options) as pool:
         claim(destination.lake)
         committer.record_config()
-    else:
-        check(destination.lake)
+        units, summary = _plan(committer, listing, options)
+        if units:
+            scratch.claim()
+            _do(committer, units, pool, summary)
+    summary.wall_s = round(time.monotonic() - started, 3)
+    if summary.planned != summary.ok + summary.partial + summary.failed:
+        raise MienError(
+            f"{summary.planned} videos were planned, but {summary.ok} ok, {summary.partial} partial and "
+            f"{summary.failed} failed do not add up to them: run the job again"
+        )
+    committer.record_run(run_id, summary.as_json())
+    return summary
+
+
+def _pool(make: WorkerFactory, options: JobOptions) -> Pool:
+    """Processes of this machine, or Ray where `--on` or the address of a cluster says so."""
+    where = options.on or ("ray" if environment.RAY_ADDRESS.get() else "local")
+    pool_options = PoolOptions(options.workers)
+    if where == "ray":
+        from common.run.cluster.pool import RayPool
+
+        return RayPool(make, pool_options)
+    from common.run.local import LocalPool
+
+    return LocalPool(make, pool_options)
+
+
+def _plan(committer: Committer, listing: Iterable[pa.RecordBatch], options: JobOptions) -> tuple[Units, Summary]:
+    """What is to be done, and the counts before it is done. A dry run puts nothing."""
+    listed: list[pa.Array] = []
+    put = not options.dry_run
     committer.plan.extend(_counted(listing, listed), limit=options.limit, put=put)
     if options.retry_failed is not None:
         committer.retry_failed(options.retry_failed or None, put=put)
     units = committer.pending()
-    if options.dry_run:
-        for unit in units:
-            print(*(video.uri for video in unit.videos), sep="\n")
-    summary = Summary(planned=units.videos, skipped=_done_before(listed, committer, units))
-    if units and not options.dry_run:
-        _do(
-            committer, units, WorkerFactory(destination, make_processor, run_id), cluster.Pool(options.workers), summary
-        )
-    summary.wall_s = round(time.monotonic() - started, 3)
-    summary.frames_per_s = round(summary.frames / summary.wall_s, 2) if summary.wall_s else 0.0
-    if not options.dry_run:
-        if summary.planned != summary.ok + summary.partial + summary.failed:
-            raise MienError(
-                f"{summary.planned} videos were planned, but {summary.ok} ok, {summary.partial} partial and "
-                f"{summary.failed} failed do not add up to them: run the job again"
-            )
-        committer.record_run(run_id, summary.as_json())
-    return summary
+    return units, Summary(planned=units.videos, skipped=_done_before(listed, committer, units))
 
 
 def _counted(listing: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> Iterator[pa.RecordBatch]:
@@ -152,98 +132,50 @@ def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 
 class _Round:
-    """Units under way: which videos each still waits for, and the commits that were started."""
+    """Units under way, and which videos each still waits for."""
 
-    def __init__(self, committer: Committer, units: list[Unit], pool: ThreadPoolExecutor) -> None:
-        self.committer, self.pool = committer, pool
+    def __init__(self, committer: Committer, units: list[Unit]) -> None:
         self.units = {unit.id: unit for unit in units}
         self.left: dict[str, set[str]] = {}
         self.todo: list[Video] = []
-        self.commits: list[tuple[Unit, Future[LedgerRecord]]] = []
+        self.staged: list[Video] = []
         begun = committer.begun()
         for unit in units:
-            staged = committer.staged(unit) if unit.id in begun else {}
-            videos = [video for video in unit.videos if video.video_id not in staged]
-            self.left[unit.id] = {video.video_id for video in videos}
-            self.todo += videos
-            self._commit_if_whole(unit.id)
+            staged = committer.staged(unit) if unit.id in begun else set()
+            for video in unit.videos:
+                (self.staged if video.video_id in staged else self.todo).append(video)
+            self.left[unit.id] = {video.video_id for video in unit.videos} - staged
 
-    def finished(self, done: Done) -> None:
-        self.left[done.unit].discard(done.video_id)
-        self._commit_if_whole(done.unit)
+    def whole(self) -> list[Unit]:
+        """The units that wait for no video."""
+        return [unit for unit in self.units.values() if not self.left[unit.id]]
 
-    def _commit_if_whole(self, unit_id: str) -> None:
-        if not self.left[unit_id]:
-            unit = self.units[unit_id]
-            self.commits.append((unit, self.pool.submit(self.committer.commit, unit)))
-
-    def account(self, summary: Summary, *, wait: bool) -> None:
-        """Adds what is committed to the summary; raises what a commit raised."""
-        unfinished = []
-        for unit, commit in self.commits:
-            if wait or commit.done():
-                summary.add(commit.result(), unit)
-            else:
-                unfinished.append((unit, commit))
-        self.commits = unfinished
+    def finished(self, done: Done) -> Unit | None:
+        """The unit of the video, if it waited for this one alone."""
+        left = self.left[done.unit]
+        if done.video_id not in left:
+            return None
+        left.remove(done.video_id)
+        return None if left else self.units[done.unit]
 
 
-def _do(committer: Committer, units: Units, factory: WorkerFactory, pool: cluster.Pool, summary: Summary) -> None:
-    with (
-        _commit_threads() as threads,
-        Progress(total=units.videos, total_cost=units.bytes) as bar,
-        cluster.session(),
-    ):
-        scratch.claim()  # after Ray has made its own place, whose sockets' paths must stay short
+def _do(committer: Committer, units: Units, pool: Pool, summary: Summary) -> None:
+    log.get("run").info("planned", videos=units.videos, units=len(units))
+    with Progress(total=units.videos, total_cost=units.bytes) as bar:
         for some in _rounds(units):
-            _do_round(_Round(committer, some, threads), factory, pool, bar, summary)
+            _do_round(_Round(committer, some), pool, bar, summary)
 
 
-@contextmanager
-def _commit_threads() -> Iterator[ThreadPoolExecutor]:
-    """After an error, no commit is begun and those at work are waited for; after an interrupt, nothing is."""
-    threads = ThreadPoolExecutor(COMMITTERS, thread_name_prefix="commit")
-    try:
-        yield threads
-    except BaseException as error:
-        threads.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
-        raise
-    threads.shutdown()
-
-
-def _do_round(round_: _Round, factory: WorkerFactory, pool: cluster.Pool, bar: Progress, summary: Summary) -> None:
-    staged = [
-        video for unit in round_.units.values() for video in unit.videos if video.video_id not in round_.left[unit.id]
-    ]
-    bar.skip(done=len(staged), cost=sum(video.size for video in staged))
-    work = parcels(round_.todo)
-    with closing(cluster.map_parcels(work, factory, pool, lambda frames: bar.update(frames=frames))) as results:
-        for finished in results:
-            for done in finished:
-                round_.finished(done)
+def _do_round(round_: _Round, pool: Pool, bar: Progress, summary: Summary) -> None:
+    bar.skip(done=len(round_.staged), cost=sum(video.size for video in round_.staged))
+    for unit in round_.whole():
+        pool.submit(Commit(unit))
+    with closing(pool.map_parcels(parcels(round_.todo), lambda frames: bar.update(frames=frames))) as results:
+        for result in results:
+            if isinstance(result, Counts):
+                summary.add(result)
+                continue
+            for done in result:
                 bar.update(done=1, failed=done.failed, cost=done.size)
-            round_.account(summary, wait=False)
-    round_.account(summary, wait=True)
-
-
-def tell(summary: Summary, options: JobOptions) -> int:
-    """Says what a run did, in words on stderr or as JSON on stdout; returns the exit status: 3 if videos failed."""
-    for failure in summary.failures:
-        print(log.redact("{status}: {uri}: {reason}: {message}".format(**failure)), file=sys.stderr)
-    if more := summary.partial + summary.failed - len(summary.failures):
-        print(f"... and {more} more: see the table videos", file=sys.stderr)
-    print(_in_words(summary, options), file=sys.stderr)
-    if options.json:
-        emit_json(summary.as_json())
-    return 3 if summary.failed else 0
-
-
-def _in_words(summary: Summary, options: JobOptions) -> str:
-    if options.dry_run:
-        return f"would do {summary.planned} videos, {summary.skipped} are done"
-    if not summary.planned:
-        return f"nothing to do: all {summary.skipped} videos were done before"
-    return (
-        f"{summary.ok} videos ok, {summary.partial} partial, {summary.failed} failed, {summary.skipped} done before; "
-        f"{summary.frames} frames, {summary.rows} rows in {summary.wall_s:.1f} s ({summary.frames_per_s:.1f} frames/s)"
-    )
+                if whole := round_.finished(done):
+                    pool.submit(Commit(whole))

@@ -11,6 +11,8 @@ from common.errors import JobStalled, MienError
 BUILDING = "building its models"
 IDLE = "idle"
 BUILDING_DEATHS = 3
+POLL_S = 0.5  # how long a driver waits for results between two looks
+LONGEST_LOOK_S = 15.0  # more time than this between two looks is time in which the driver itself was stopped
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Monitor:
 class Watchdog:
     """Raises when no heartbeat and no result comes for `stall_s`, or when workers die before they begin.
 
-    `on_frames` is told how many frames were done since the last look.
+    Look at it every few seconds; time in which nobody looked (a job that was stopped by Ctrl-Z) does not count.
+    `on_frames` is told how many frames were done since the last look; `before`: what was heard before this one began.
     """
 
     def __init__(
@@ -51,17 +54,19 @@ class Watchdog:
         workers: int,
         stall_s: float,
         on_frames: Callable[[int], None],
+        before: Beats | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most_building = workers + BUILDING_DEATHS
         self._stall_s, self._on_frames, self._clock = stall_s, on_frames, clock
-        self._seen = Beats()
-        self._forgiven: set[str] = set()
-        self._since = clock()
+        self._seen = before or Beats()
+        self._forgiven = self._building()
+        self._silent_s = 0.0
+        self._looked = clock()
 
     def finished(self) -> None:
-        """A parcel was finished: whatever died until now did not keep the job from going on."""
-        self._since = self._clock()
+        """A task was finished: whatever died until now did not keep the job from going on."""
+        self._silent_s = 0.0
         self._forgiven |= self._building()
 
     def look(self, heard: Beats | None) -> None:
@@ -70,16 +75,18 @@ class Watchdog:
         Raises `JobStalled`, or `MienError` if workers in a row died while they built their models.
         """
         now = heard or self._seen
+        self._silent_s += min(self._clock() - self._looked, LONGEST_LOOK_S)
+        self._looked = self._clock()
         if now.count != self._seen.count:
             self._on_frames(max(0, now.frames - self._seen.frames))
-            self._seen, self._since = now, self._clock()
-        elif self._clock() - self._since > self._stall_s:
+            self._seen, self._silent_s = now, 0.0
+        elif self._silent_s > self._stall_s:
             places = "; ".join(f"{worker} at {where}" for worker, where in sorted(now.where.items()) if where != IDLE)
             raise JobStalled(
                 f"no progress for {self._stall_s:g} s, the job was ended: {places or 'no worker at work'}; "
                 "run it again to go on"
             )
-        # Ray starts a dead worker again without end, and the last that is heard of each is that it builds.
+        # A dead worker is replaced without end, and the last that is heard of each such one is that it builds.
         building = len(self._building() - self._forgiven)
         if building > self._most_building:
             raise MienError(

@@ -1,13 +1,13 @@
-"""What a job does with its videos in a worker: each tried until it has an outcome, which is staged before the next.
+"""What a worker of a job does: videos, each tried until its outcome is staged, and the commits of whole units.
 
-A strike is put before a video is opened, so that one that kills its worker is found out by whoever comes after it.
+Before a worker opens a video, it puts a strike: the next worker thereby knows of an attempt that killed its process.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,10 +18,12 @@ import pyarrow as pa
 import common
 from common import log, scratch
 from common.commit.committer import Committer, Destination, LedgerRecord, Outcome, Staging
-from common.commit.units import Video
+from common.commit.units import Unit, Video
 from common.errors import MienError, VideoError
 from common.faults import fault
-from common.run import cluster
+from common.run.pool import Beat, Node
+from common.run.summary import Counts
+from common.run.watchdog import BUILDING
 from common.store.base import StoreSettings
 
 STRIKES = 3
@@ -40,8 +42,31 @@ class Processor(Protocol):
         """
 
 
-# How to reach S3 goes to the workers with the job: a cluster's nodes do not have the driver's environment.
-MakeProcessor = Callable[[StoreSettings], Processor]
+class MakeProcessor(Protocol):
+    """Picklable recipe of a processor."""
+
+    def prepare(self) -> None:
+        """Imports what the processor needs. Starts no thread, as processes are forked afterwards."""
+
+    def __call__(self, settings: StoreSettings) -> Processor:
+        """`settings`: how to reach S3, which the nodes of a cluster do not know from their environment."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A task: videos to be done one after the other, each staged before the next."""
+
+    videos: tuple[Video, ...]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A task: a unit, all of whose videos are staged, to be put into the tables."""
+
+    unit: Unit
+
+    def __str__(self) -> str:
+        return f"commit of unit {self.unit.id}"
 
 
 class Done(NamedTuple):
@@ -54,21 +79,29 @@ class Done(NamedTuple):
 
 
 class Worker:
-    """Runs in an actor: videos of a parcel one after the other, each staged before the next."""
+    """Does the parcels and commits of one job in one process."""
 
-    def __init__(self, destination: Destination, make_processor: MakeProcessor, run_id: str) -> None:
+    def __init__(self, destination: Destination, make_processor: MakeProcessor, run_id: str, node: Node) -> None:
         scratch.claim()
+        self.destination, self.run_id, self.node = destination, run_id, node
         self.staging = Staging(destination)
         self.committer = Committer(destination)
-        self.processor = make_processor(destination.lake.store.settings)
-        self.run_id = run_id
+        self.make_processor = make_processor
+        self.processor: Processor | None = None
         self.log = log.get("worker")
 
-    def __call__(self, parcel: list[dict[str, Any]], beat: Callable[[str, int], None]) -> list[Done]:
-        """Of each of the parcel's videos, that it has an outcome."""
-        videos = [Video(**video) for video in parcel]
+    def __call__(self, task: Parcel | Commit, beat: Beat) -> list[Done] | Counts:
+        """Of a parcel, that each of its videos has an outcome; of a commit, the counts of its videos."""
+        if isinstance(task, Commit):
+            record = Committer(self.destination, partial(beat, str(task), 0)).commit(task.unit)
+            return Counts.of(record, task.unit)
+        return list(self._do(task.videos, beat))
+
+    def _do(self, videos: tuple[Video, ...], beat: Beat) -> Iterator[Done]:
+        if self.processor is None:
+            beat(BUILDING, 0)
+            self.processor = self.make_processor(self.destination.lake.store.settings)
         records = {unit: self.committer.recorded(unit) for unit in {video.unit for video in videos}}
-        done = []
         for video, following in zip(videos, [*videos[1:], None], strict=True):
             # A run beside this one may have been faster, and may have committed the unit already.
             outcome = self.staging.outcome(video) or _known(records[video.unit], video)
@@ -76,16 +109,15 @@ class Worker:
                 if following is not None:
                     self.processor.prefetch(following)
                 beat(video.uri, 0)
-                outcome = self._finish(video, partial(beat, video.uri))
-            done.append(Done(video.unit, video.video_id, video.size, outcome.row["status"] == "failed"))
-        return done
+                outcome = self._finish(self.processor, video, partial(beat, video.uri))
+            yield Done(video.unit, video.video_id, video.size, outcome.row["status"] == "failed")
 
-    def _finish(self, video: Video, beat: Callable[[int], None]) -> Outcome:
+    def _finish(self, processor: Processor, video: Video, beat: Callable[[int], None]) -> Outcome:
         """Tries a video until it has an outcome: three attempts that kill or break the worker are its end."""
         broken = "its worker was killed"
         while True:
             strikes = self.staging.strikes(video)
-            living = cluster.living_nodes()
+            living = self.node.living()
             # A node that was taken away, or a run that was killed, is not the video's fault.
             counted = sum(strike.run_id == self.run_id and strike.node_id in living for strike in strikes)
             started = time.monotonic()
@@ -97,11 +129,11 @@ class Worker:
                 message = f"{counted} attempts ended without a result, the last because {broken}"
                 return self.staging.fail(video, row(_failed("worker_lost", message), len(strikes)))
             attempt = uuid.uuid4().hex
-            self.staging.strike(video, self.run_id, cluster.node_id(), attempt)
+            self.staging.strike(video, self.run_id, self.node.id, attempt)
             fault("worker.attempt", video.uri)
             try:
                 with self.staging.writer(video, attempt) as writer:
-                    known = self.processor.process(video, writer.write, beat)
+                    known = processor.process(video, writer.write, beat)
                     return writer.finish(row(known, len(strikes) + 1))
             except VideoError as error:
                 return self.staging.fail(video, row(_failed(error.reason, error.message), len(strikes) + 1))
@@ -150,11 +182,14 @@ def _failed(reason: str, message: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class WorkerFactory:
-    """Picklable: what an actor is built from."""
+    """Picklable: makes the worker of a process."""
 
     destination: Destination
     make_processor: MakeProcessor
     run_id: str
 
-    def __call__(self) -> Worker:
-        return Worker(self.destination, self.make_processor, self.run_id)
+    def prepare(self) -> None:
+        self.make_processor.prepare()
+
+    def __call__(self, node: Node) -> Worker:
+        return Worker(self.destination, self.make_processor, self.run_id, node)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
-from commands import MIEN, mien
+from commands import mien
 from s3_server import free_port, make_bucket, s3_environment, start_s3_server
 
 
@@ -52,55 +46,6 @@ def bundle(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = mien("train", "demo", *steps, *heads, "--lake", ingested, "--out", out)
     assert done.status == 0, done.stderr
     return out
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[dict[str, str]]:
-    """A Ray cluster as an operator starts it: the environment in which a command runs on it.
-
-    Its nodes have credentials for S3, as a role would give them, and do not know where S3 is.
-    """
-    port = free_port()
-    credentials = {key: value for key, value in s3_environment("").items() if key.startswith("AWS_")}
-    environment = {
-        "RAY_ADDRESS": f"127.0.0.1:{port}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
-    options = ("--num-cpus=2", "--object-store-memory=200000000", "--include-dashboard=false", "--disable-usage-stats")
-    head = subprocess.Popen(
-        [
-            MIEN.with_name("ray"),
-            "start",
-            "--head",
-            f"--port={port}",
-            "--node-ip-address=127.0.0.1",
-            *options,
-            "--block",
-        ],
-        env=os.environ | environment | credentials | {"MIEN_S3_ENDPOINT": "", "RAY_USAGE_STATS_ENABLED": "0"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait_until_listening(port, head)
-        yield environment
-    finally:
-        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        head.wait()
-
-
-def _wait_until_listening(port: int, server: subprocess.Popen[bytes], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert server.poll() is None, "the cluster did not start"
-            assert time.monotonic() < deadline, "the cluster does not listen"
-            time.sleep(0.1)
 
 
 @pytest.fixture

@@ -136,9 +136,8 @@ def _wait_for(condition: Any, seconds: float = 120) -> None:
 
 
 def _workers_of(driver: int) -> list[psutil.Process]:
-    """The actors of a driver's own Ray."""
     processes = psutil.Process(driver).children(recursive=True)
-    return [process for process in processes if "MapWorker" in " ".join(process.cmdline())]
+    return [process for process in processes if process.name() == "mien-worker"]
 
 
 def test_ctrl_c_ends_within_seconds_and_loses_nothing_committed(archive: Path, bundle: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,9 +23,10 @@ import pyarrow.parquet as pq
 
 from common.commit.committer import Committer, Destination, LedgerRecord, Staging
 from common.commit.units import LISTING, Unit, Video, video_id
-from common.errors import CommitConflict, MienError  # noqa: F401
+from common.errors import CommitConflict, MienError, VideoError  # noqa: F401
 from common.lake.layout import Lake, Partition
 from common.lake.schema import FACES, SCORES
+from common.store.base import StoreSettings
 
 Archive = dict[str, str]  # uri -> version; versions that begin with "bad" cannot be decoded
 UNIT_VIDEOS = 3
@@ -109,6 +111,37 @@ def process(staging: Staging, video: Video, heal: bool = False) -> None:
         writer.write(rows.slice(2))
         row = videos_row(Video(video.uri, seen, video.size, video.unit, video.revision))
         writer.finish(row | {"version": video.version})
+
+
+@dataclass(frozen=True)
+class WorldProcessor:
+    """A processor of this world, and the recipe of one; its crops may be of any size."""
+
+    table: str
+    crop_bytes: int = 4
+
+    def prepare(self) -> None:
+        pass
+
+    def __call__(self, settings: StoreSettings) -> WorldProcessor:
+        return self
+
+    def prefetch(self, video: Video) -> None:
+        pass
+
+    def process(
+        self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]
+    ) -> dict[str, object]:
+        if not frames_of(video.uri, video.version):
+            raise VideoError("decode_error", "no frame could be decoded")
+        rows = rows_of(video.uri, video.version, self.table)
+        if self.table == "faces":
+            crops = pa.array([crop and os.urandom(self.crop_bytes) for crop in rows["crop"].to_pylist()], pa.binary())
+            rows = rows.set_column(rows.schema.get_field_index("crop"), rows.schema.field("crop"), crops)
+        write(rows)
+        beat(frames_of(video.uri, video.version))
+        known = ("status", "frames", "frames_with_face", "tracks")
+        return {name: value for name, value in videos_row(video).items() if name in known}
 
 
 def stage(destination: Destination, unit: Unit, heal: bool = False) -> None:

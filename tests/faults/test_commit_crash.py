@@ -106,7 +106,7 @@ def test_one_video_at_most_is_done_again_after_a_kill(tmp_path: Path) -> None:
     assert world.run_in_child(lake, "scores", archive, fault=f"{point}:kill") == -signal.SIGKILL
     destination = world.destination(lake)
     (unit,) = world.Committer(destination).pending()
-    assert world.Committer(destination).staged(unit).keys() == {world.video_id(uri) for uri in archive} - {
+    assert world.Committer(destination).staged(unit) == {world.video_id(uri) for uri in archive} - {
         world.video_id(last)
     }
     strikes = {video.uri: len(world.Staging(destination).strikes(video)) for video in unit.videos}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from common.bundle.folder import Bundle
-from common.bundle.manifest import Part
+from common.bundle.manifest import BundleManifest, Part
 from common.errors import UsageError
 from common.kinds import Kinds
 from train.models.options import EncoderOptions, HeadOptions
@@ -36,6 +36,13 @@ def check_kinds(bundle: Bundle) -> None:
     _check(ENCODERS, bundle.manifest.encoder, bundle)
     for head in bundle.manifest.heads.values():
         _check(HEADS, head, bundle)
+
+
+def import_networks(manifest: BundleManifest) -> None:
+    """Imports the code of a bundle's networks."""
+    for kinds, parts in ((ENCODERS, [manifest.encoder]), (HEADS, list(manifest.heads.values()))):
+        for part in parts:
+            kinds[part.kind]
 
 
 def _check(kinds: Kinds[Any], part: Part, bundle: Bundle) -> None:

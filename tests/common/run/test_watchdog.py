@@ -17,9 +17,11 @@ class Job:
         self.monitor = Monitor()
         self.watchdog = Watchdog(2, 600, self.frames.append, clock=lambda: self.now)
 
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-        self.watchdog.look(self.monitor.heard())
+    def wait(self, seconds: int) -> None:
+        """Looks every second."""
+        for _ in range(seconds):
+            self.now += 1
+            self.watchdog.look(self.monitor.heard())
 
 
 @pytest.fixture
@@ -59,12 +61,31 @@ def test_a_finished_parcel_is_a_sign_of_life(job: Job) -> None:
 def test_a_monitor_that_does_not_answer_is_neither_a_sign_of_life_nor_forgets(job: Job) -> None:
     job.monitor.beat("a", "/v/1.mp4", 10)
     job.wait(1)
-    job.watchdog.look(None)
-    job.wait(1)
-    assert job.frames == [10]
-    job.now += 601
-    with pytest.raises(JobStalled):
+    for _ in range(600):
+        job.now += 1
         job.watchdog.look(None)
+    assert job.frames == [10]
+    job.now += 1
+    with pytest.raises(JobStalled, match=r"a at /v/1\.mp4"):
+        job.watchdog.look(None)
+
+
+def test_time_in_which_the_driver_was_stopped_does_not_count(job: Job) -> None:
+    job.wait(500)
+    job.now += 3600
+    job.wait(80)
+    with pytest.raises(JobStalled):
+        job.wait(20)
+
+
+def test_what_was_heard_before_counts_neither_as_frames_nor_as_deaths() -> None:
+    monitor, frames = Monitor(), []
+    for number in range(10):
+        monitor.beat(f"worker-{number}", BUILDING, 7)
+    watchdog = Watchdog(2, 600, frames.append, monitor.heard())
+    monitor.beat("worker-1", "/v/1.mp4", 9)
+    watchdog.look(monitor.heard())
+    assert frames == [2]
 
 
 def test_workers_that_are_killed_while_they_build_end_the_job(job: Job) -> None:

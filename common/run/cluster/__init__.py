@@ -1,0 +1,1 @@
+"""Ray: the only folder of mien that imports it."""

@@ -1,0 +1,160 @@
+"""Ray from its start to its end."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psutil
+
+from common import environment
+from common.errors import JobStalled, MienError
+from common.run.watchdog import Beats, Monitor
+
+OBJECT_STORE_BYTES = 200 * 2**20  # only tasks and results cross it, never frames or rows
+LOOPBACK = "127.0.0.1"
+START_S = 180
+KNOCK_S = 10.0
+HEAR_S = 10.0
+SHUTDOWN_S = 30.0
+
+
+@functools.cache
+def _token() -> str:
+    """The token of the clusters that this process starts: Ray keeps the first that it reads for as long as it runs."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def variables(remote: str | None) -> Iterator[None]:
+    """What Ray reads from the environment, when it is imported and in the processes that it starts."""
+    changes = {
+        environment.RAY_USAGE_STATS_ENABLED: environment.RAY_USAGE_STATS_ENABLED.get() or "0",
+        environment.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO: environment.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO.get() or "0",
+        environment.RAY_BACKEND_LOG_LEVEL: environment.RAY_BACKEND_LOG_LEVEL.get() or "fatal",
+        # Ray Data's threads outlive an ended job for a moment; their calls would start another Ray in this process.
+        environment.RAY_ENABLE_AUTO_CONNECT: "0",
+        # Never left to a default that changes between Ray's releases.
+        environment.RAY_AUTH_MODE: environment.RAY_AUTH_MODE.get() or "token",
+    }
+    if changes[environment.RAY_AUTH_MODE] == "token" and not remote:
+        changes[environment.RAY_AUTH_TOKEN] = environment.RAY_AUTH_TOKEN.get() or _token()
+    with environment.temporary(changes):
+        yield
+
+
+class Session:
+    """Ray from its start to its end: the cluster that `RAY_ADDRESS` names, else one on this machine that ends with us.
+
+    Ray is started and ended in a thread, as these calls may never return: a driver that was stopped while it began and
+    then went on stood still for good, once in nine tries. The thread lives as long as Ray does, since the kernel kills
+    Ray's processes with the thread that started them.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.cpus = 0  # of the cluster
+        self.monitor: Any = None
+        self._address = address
+        self._begun, self._over = threading.Event(), threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._live, daemon=True, name="ray")
+
+    def start(self) -> None:
+        """Raises `MienError` if Ray does not start or cannot be reached, `JobStalled` if neither is known in time."""
+        self._thread.start()
+        # In steps of a second: time in which this process is stopped counts as one of them.
+        if not any(self._begun.wait(1.0) for _ in range(START_S)):
+            raise JobStalled(f"Ray did not start within {START_S} s: run the command again")
+        if self._error is not None:
+            where = f"at {self._address} cannot be reached" if self._address else "does not start on this machine"
+            remedy = "check RAY_ADDRESS and its token" if self._address else "run `mien doctor`"
+            raise MienError(f"Ray {where} ({_first_line(self._error)}): {remedy}") from self._error
+
+    def end(self) -> None:
+        """Ends Ray's processes on this machine, by force if its own call does not return."""
+        self._over.set()
+        if self._begun.is_set():
+            self._thread.join(SHUTDOWN_S)
+        if self._thread.is_alive():
+            import ray
+
+            atexit.unregister(ray.shutdown)  # it would wait for the call that does not return
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def _live(self) -> None:
+        import ray
+
+        try:
+            with _silent_stderr():
+                _init(self._address)
+            self.cpus = int(ray.cluster_resources().get("CPU", 1))
+            self.monitor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Monitor).remote()
+        except Exception as error:
+            self._error = error
+        self._begun.set()
+        self._over.wait()
+        ray.shutdown()
+
+    def heard(self) -> Beats | None:
+        """What the monitor says, None if it does not answer."""
+        import ray
+
+        try:
+            beats: Beats = ray.get(self.monitor.heard.remote(), timeout=HEAR_S)
+        except ray.exceptions.GetTimeoutError:
+            return None
+        return beats
+
+
+def _init(address: str | None) -> None:
+    import ray
+
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}  # stdout is the command's own
+    if address:
+        _knock(address)
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(
+            address="local",
+            _node_ip_address=LOOPBACK,  # or its processes listen on every interface
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            **quiet,
+        )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keeps the start of Ray's core, which writes past Python, off the terminal; what goes wrong is raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _knock(address: str) -> None:
+    """Raises `OSError` where nobody listens: Ray itself waits for minutes. What is no host:port is Ray's to find."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

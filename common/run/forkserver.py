@@ -1,0 +1,85 @@
+"""The process from which the workers of a local pool are forked, so that a worker need not import what all import.
+
+It is started with `python -P -m common.run.forkserver FD DRIVER`: the socket to the driver and the driver's process id.
+The driver first sends its `MakeWorker`, then a socket for each worker that it wants. This process has one thread and
+opens nothing; its workers die with it, and it dies with the driver, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from common import log
+from common.run.pool import Member
+
+NODE = "this machine"
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+class LocalNode:
+    """The one machine of a local pool, which is up."""
+
+    id = NODE
+
+    def living(self) -> set[str]:
+        return {NODE}
+
+
+def die_with(parent: int) -> None:
+    """Lets the kernel kill this process when the thread of `parent` that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    die_with(int(sys.argv[2]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the driver ends us
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets dead workers; the driver sees their sockets end
+    log.configure()
+    with Connection(os.dup(control.fileno())) as driver, suppress(Exception):  # a worker meets the error, and tells it
+        driver.recv().prepare()
+    gc.freeze()  # so that a worker's collections do not copy the pages that all share
+    connection = serve(control)
+    if connection is not None:
+        work(connection)
+
+
+def serve(control: socket.socket) -> Connection | None:
+    """Forks a worker for each socket that comes. Returns its connection in the worker; None once the driver is done."""
+    server = os.getpid()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not message:
+            return None
+        if os.fork() == 0:
+            die_with(server)
+            control.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a worker waits for its decoders
+            ctypes.CDLL(None).prctl(_PR_SET_NAME, b"mien-worker")
+            return Connection(descriptors[0])
+        os.close(descriptors[0])
+
+
+def work(driver: Connection) -> None:
+    """Does the tasks that the driver sends, until it sends None. What it is told is (where, frames) or a `Result`."""
+    make, expected = driver.recv()
+
+    def tell(where: str, frames: int) -> None:
+        driver.send((where, frames))
+
+    member = Member(lambda: make(LocalNode()), tell, expected)
+    while (task := driver.recv()) is not None:
+        driver.send(member.do(task))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""A pool of processes on this machine, for a job that needs no cluster: forked from one that has imported everything.
+
+Driver and workers exchange pickled tasks and results through a socket pair each; a worker that dies is known by the end
+of its socket. Nobody outlives the driver: the kernel kills the fork server with the driver, the workers with the fork
+server, and a worker's decoders with the worker.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from common import environment
+from common.errors import MienError
+from common.run.pool import (
+    COMMIT_ATTEMPTS,
+    COMMIT_PATIENCE_S,
+    MakeWorker,
+    PoolOptions,
+    Result,
+    given_up,
+    installation,
+)
+from common.run.watchdog import BUILDING, POLL_S, Monitor, Watchdog
+
+MODULE = "common.run.forkserver"
+END_S = 5.0
+SERVER_DEATHS = 3
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cpus() -> int:
+    """How many CPUs this process may use: those that it may run on, or fewer if its container has a smaller share."""
+    allowed = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = _CPU_MAX.read_text().split()
+        return max(1, min(allowed, math.ceil(int(quota) / int(period))))
+    return allowed
+
+
+class _Task:
+    """A task and how often it was given to a worker."""
+
+    def __init__(self, content: Any, *, commit: bool) -> None:
+        self.content, self.commit, self.attempts = content, commit, 0
+
+
+class _Worker:
+    """The driver's end of a worker. It is `ready` for a task once it has been heard."""
+
+    def __init__(self, name: str, connection: Connection) -> None:
+        self.name, self.connection = name, connection
+        self.ready = False
+        self.task: _Task | None = None
+
+
+class _ForkServer:
+    """The process that workers are forked from. Start it in a thread that outlives it."""
+
+    def __init__(self, make: MakeWorker, cpus: int) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", MODULE, str(theirs.fileno()), str(os.getpid())],
+                # A library's threads are made at its import, so their number must be known before.
+                env=environment.values() | environment.threads(cpus),
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # stdout is the command's own
+                pass_fds=[theirs.fileno()],
+            )
+        self._greeting = (make, installation())
+        with suppress(ConnectionError), Connection(os.dup(self._control.fileno())) as server:
+            server.send(make)
+
+    def fork(self) -> Connection:
+        """A connection to a new worker. Raises `ConnectionError` if the server is dead."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+            except ConnectionError:
+                ours.close()
+                raise
+        connection = Connection(ours.detach())
+        connection.send(self._greeting)  # it waits in the socket until the worker is there
+        return connection
+
+    def kill(self) -> None:
+        """Ends it and, by the kernel's hand, its workers. May be called twice."""
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
+
+
+class LocalPool:
+    """A `Pool` of forked processes. Workers keep their models from one call of `map_parcels` to the next."""
+
+    def __init__(self, make: MakeWorker, options: PoolOptions) -> None:
+        self._make, self._options = make, options
+        self._workers: list[_Worker] = []
+        self._hired = 0
+        self._server_deaths = 0
+        self._commits: deque[_Task] = deque()
+        self._parcels: deque[_Task] = deque()
+        self._monitor = Monitor()
+
+    def __enter__(self) -> LocalPool:
+        self._server = _ForkServer(self._make, self._options.cpus)  # it imports while the driver plans
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._dismiss()
+        finally:
+            self._server.kill()
+            self._wait_for_the_end()
+
+    def submit(self, commit: Any) -> None:
+        self._commits.append(_Task(commit, commit=True))
+
+    def map_parcels(self, parcels: Sequence[Any], on_frames: Callable[[int], None]) -> Generator[Any, None, None]:
+        self._parcels.extend(_Task(parcel, commit=False) for parcel in parcels)
+        limit = self._options.count(cpus(), len(self._parcels) + len(self._commits))
+        watchdog = Watchdog(limit, self._options.stall_s, on_frames, self._monitor.heard())
+        try:
+            while self._hand_out(limit):
+                for result in self._results():
+                    watchdog.finished()
+                    self._server_deaths = 0
+                    yield result.unwrap()
+                watchdog.look(self._monitor.heard())
+            watchdog.look(self._monitor.heard())
+        except Exception:
+            self._await_commits()
+            raise
+
+    def _hand_out(self, limit: int) -> bool:
+        """Gives tasks to workers that have none, commits first, and hires workers; whether anything is left to do."""
+        for worker in self._workers:
+            if worker.ready and worker.task is None and (tasks := self._commits or self._parcels):
+                self._give(worker, tasks.popleft())
+        waiting = len(self._commits) + len(self._parcels)
+        idle = sum(worker.task is None for worker in self._workers)
+        for _ in range(min(limit - len(self._workers), waiting - idle)):
+            self._hire()
+        return waiting > 0 or any(worker.task for worker in self._workers)
+
+    def _give(self, worker: _Worker, task: _Task) -> None:
+        worker.task = task
+        task.attempts += 1
+        with suppress(ConnectionError):  # it is dead, and its socket will say so
+            worker.connection.send(task.content)
+
+    def _hire(self) -> None:
+        try:
+            connection = self._server.fork()
+        except ConnectionError:
+            self._replace_server()
+            return
+        self._hired += 1
+        worker = _Worker(f"worker-{self._hired}", connection)
+        self._workers.append(worker)
+        self._monitor.beat(worker.name, BUILDING, 0)  # one that dies before it is heard counts, too
+
+    def _replace_server(self) -> None:
+        self._server_deaths += 1
+        if self._server_deaths >= SERVER_DEATHS:
+            raise MienError(
+                f"the process that starts workers ended {SERVER_DEATHS} times in a row, most likely for lack of "
+                "memory: run fewer workers with --workers"
+            )
+        self._server.kill()
+        self._server = _ForkServer(self._make, self._options.cpus)
+
+    def _results(self) -> Iterator[Result]:
+        """What workers have finished, after waiting for a moment if nothing has come."""
+        if not self._workers:
+            time.sleep(POLL_S)
+        for worker in _speaking(self._workers, POLL_S):
+            try:
+                message = worker.connection.recv()
+            except (EOFError, ConnectionError):
+                self._lost(worker)
+                continue
+            worker.ready = True
+            if isinstance(message, Result):
+                worker.task = None
+                yield message
+            else:
+                self._monitor.beat(worker.name, *message)
+
+    def _lost(self, worker: _Worker) -> None:
+        """A worker has died: what it was doing is done again, before all else."""
+        self._workers.remove(worker)
+        worker.connection.close()
+        task = worker.task
+        if task is None:
+            return
+        if task.commit and task.attempts >= COMMIT_ATTEMPTS:
+            raise given_up(str(task.content), task.attempts)
+        (self._commits if task.commit else self._parcels).appendleft(task)
+
+    def _await_commits(self) -> None:
+        """Waits for the commits that workers are at; begins none, and tells nothing of them."""
+        self._commits.clear()
+        self._parcels.clear()
+        deadline = time.monotonic() + COMMIT_PATIENCE_S
+        while any(w.task and w.task.commit for w in self._workers) and time.monotonic() < deadline:
+            for _ in self._results():
+                pass
+
+    def _dismiss(self) -> None:
+        """Lets workers end by themselves: they remove what they have on the disk."""
+        for worker in self._workers:
+            with suppress(ConnectionError):
+                worker.connection.send(None)
+        self._wait_for_the_end()
+
+    def _wait_for_the_end(self) -> None:
+        """Until the processes of all workers have ended, or for `END_S`."""
+        deadline = time.monotonic() + END_S
+        while self._workers and (patience := deadline - time.monotonic()) > 0:
+            for worker in _speaking(self._workers, patience):
+                try:
+                    worker.connection.recv()
+                except (EOFError, ConnectionError):
+                    worker.connection.close()
+                    self._workers.remove(worker)
+
+
+def _speaking(workers: Sequence[_Worker], patience: float) -> list[_Worker]:
+    """The workers whose sockets have something to be read, be it their end; waits for one for so many seconds."""
+    readable = set(wait([worker.connection for worker in workers], patience))
+    return [worker for worker in workers if worker.connection in readable]

@@ -1,0 +1,86 @@
+"""What a run did: counted as its units are committed, and told at the end."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from common import log
+from common.cli import JobOptions, emit_json
+from common.commit.record import LedgerRecord
+from common.commit.units import Unit
+
+MAX_FAILURES_SHOWN = 100
+
+
+@dataclass
+class Counts:
+    """Videos by what became of them, their frames and rows; `failures`: the first that are not ok."""
+
+    ok: int = 0
+    partial: int = 0
+    failed: int = 0
+    frames: int = 0
+    rows: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, record: LedgerRecord, unit: Unit) -> Counts:
+        """Of the videos of `unit`, which is committed with this record."""
+        counts = cls()
+        for outcome in record.of(unit):
+            row = outcome.row
+            setattr(counts, row["status"], getattr(counts, row["status"]) + 1)
+            counts.rows += outcome.rows
+            counts.frames += row["frames"]
+            if row["status"] != "ok" and len(counts.failures) < MAX_FAILURES_SHOWN:
+                counts.failures.append({key: row[key] or "" for key in ("uri", "status", "reason", "message")})
+        return counts
+
+
+@dataclass
+class Summary(Counts):
+    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before."""
+
+    planned: int = 0
+    skipped: int = 0
+    wall_s: float = 0.0
+
+    def add(self, unit: Counts) -> None:
+        """Counts a unit that was committed."""
+        for name in ("ok", "partial", "failed", "frames", "rows"):
+            setattr(self, name, getattr(self, name) + getattr(unit, name))
+        self.failures += unit.failures[: MAX_FAILURES_SHOWN - len(self.failures)]
+
+    @property
+    def frames_per_s(self) -> float:
+        return round(self.frames / self.wall_s, 2) if self.wall_s else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the failures, which the table `videos` holds."""
+        names = ("planned", "ok", "partial", "failed", "skipped", "frames", "rows", "wall_s", "frames_per_s")
+        return {name: getattr(self, name) for name in names}
+
+
+def tell(summary: Summary, options: JobOptions) -> int:
+    """Says what a run did, in words on stderr or as JSON on stdout; returns the exit status: 3 if videos failed."""
+    for failure in summary.failures:
+        print(log.redact("{status}: {uri}: {reason}: {message}".format(**failure)), file=sys.stderr)
+    if more := summary.partial + summary.failed - len(summary.failures):
+        print(f"... and {more} more: see the table videos", file=sys.stderr)
+    print(_in_words(summary, options), file=sys.stderr)
+    if options.json:
+        emit_json(summary.as_json())
+    return 3 if summary.failed else 0
+
+
+def _in_words(summary: Summary, options: JobOptions) -> str:
+    if options.dry_run:
+        return f"would do {summary.planned} videos, {summary.skipped} are done"
+    if not summary.planned:
+        return f"nothing to do: all {summary.skipped} videos were done before"
+    return (
+        f"{summary.ok} videos ok, {summary.partial} partial, {summary.failed} failed, {summary.skipped} done before; "
+        f"{summary.frames} frames, {summary.rows} rows in {summary.wall_s:.1f} s ({summary.frames_per_s:.1f} frames/s)"
+    )
