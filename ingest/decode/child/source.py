@@ -65,6 +65,7 @@ class Source:
         self._early: list[int] = []  # PTS of the packets that came before the first frame did
         self._first_pts: int | None = None
         self._expected = 0
+        self._shown_to = 0  # when the last packet without content ends, in the stream's time base
 
     def _choose(self) -> Any:
         best = self.container.streams.best("video")
@@ -79,13 +80,15 @@ class Source:
         """(time_s, frame) in presentation order; what FFmpeg's own command skips is skipped and counted."""
         frames = self._decoded()
         held, failure = next(frames, None), None
+        last = held
         while held is not None:
             try:
                 following = next(frames, None)
             except Exception as error:  # told after the frame that is there
                 following, failure = None, error
             yield self._time(held, following), held
-            held = following
+            last, held = held, following
+        self._show_on(last)
         if failure is not None:
             raise failure
 
@@ -104,15 +107,24 @@ class Source:
                 yield frame
 
     def _demux(self) -> Iterator[Any]:
+        """The packets that have content, and one without that makes the decoder give the frames it still holds.
+
+        Other packets without content, in Ogg, mean that the picture before them is shown on: they are no frames, as for
+        ffmpeg and ffprobe, and the decoders refuse them.
+        """
         try:
-            yield from self.container.demux(self.stream)
+            for packet in self.container.demux(self.stream):
+                if packet.size:
+                    yield packet
+                elif packet.pts is not None:
+                    self._shown_to = max(self._shown_to, packet.pts + (packet.duration or 0))
         except MemoryError as error:
             raise Refusal("memory_limit", "reading the file needs more memory than is allowed") from error
         except av.FFmpegError as error:
             self._damage(error)
-            flush = av.Packet()  # the frames that the decoder still holds
-            flush.stream = self.stream
-            yield flush
+        flush = av.Packet()
+        flush.stream = self.stream
+        yield flush
 
     def _damage(self, error: Exception) -> None:
         self._undecoded += 1
@@ -135,6 +147,12 @@ class Source:
         self._frames += 1
         self._corrupt += frame.is_corrupt
         self.whole_frames = self.whole_frames and not frame.interlaced_frame  # else a packet may be a field
+
+    def _show_on(self, last: Any | None) -> None:
+        """Lets the last frame be shown for as long as packets without content at the end of the stream say."""
+        if last is not None and last.pts is not None:
+            base = self.stream.time_base
+            self.clock.end_s = max(self.clock.end_s, self.clock.last_s + float((self._shown_to - last.pts) * base))
 
     def _time(self, frame: Any, following: Any | None) -> float:
         duration = frame.duration * float(frame.time_base or self.stream.time_base) if frame.duration else None

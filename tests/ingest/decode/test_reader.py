@@ -228,6 +228,27 @@ def test_sampling_where_a_packet_gives_no_frame_is_done_by_pyav(clip: Clip, tmp_
     np.testing.assert_allclose(time_s, times[::2], atol=1e-6)
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_packet_without_content_shows_the_picture_before_it_on_and_is_no_damage(decoder: str) -> None:
+    # Theora in Ogg, where a packet without content stands for a picture that has not changed. ffmpeg made it:
+    #   -f lavfi -i testsrc=size=32x32:rate=25 -frames:v 20 -vf "trim=end_frame=17,tpad=stop_mode=clone:stop=3"
+    #   -c:v libtheora -q:v 3 -g 10
+    # and ffprobe -count_frames finds 15 frames in it, 0.8 s long.
+    path = Path(__file__).with_name("theora.ogv")
+    with av.open(str(path)) as container:
+        sizes = [packet.size for packet in container.demux(video=0)][:20]
+    assert [number for number, size in enumerate(sizes) if not size] == [1, 11, 17, 18, 19]
+    with open_video(path, DecodeOptions.model_validate({"decoder": decoder, "batch_frames": 4})) as reader:
+        batches = [(batch.time_s, batch.duration_s) for batch in reader]
+        time_s, duration_s = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    shown = [number for number, size in enumerate(sizes) if size]
+    np.testing.assert_allclose(time_s, np.array(shown) / 25, atol=1e-9)
+    np.testing.assert_allclose(duration_s, np.diff([*shown, 20]) / 25, atol=1e-9)
+    assert reader.ending is not None
+    assert (reader.ending.status, reader.ending.reason, reader.ending.frames) == ("ok", None, 15)
+    assert reader.ending.duration_s == pytest.approx(0.8)
+
+
 def test_what_decord_cannot_open_is_read_by_pyav(odd: Path) -> None:
     for name, count in (("av1_video.mkv", 125), ("bitmap.mp4", 5)):
         *_, ending, decoder = frames_of(odd / name, decoder="decord")
