@@ -56,3 +56,10 @@ class VideoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
+
+
+class DecoderKilled(VideoError):
+    """The decoder of a video was killed: by the kernel for lack of memory, or by anybody for any reason.
+
+    One such death says nothing about the video: another attempt is made. If every attempt ends so, `reason` holds.
+    """

@@ -19,7 +19,7 @@ import common
 from common import log, scratch
 from common.commit.committer import Committer, Destination, LedgerRecord, Outcome, Staging
 from common.commit.units import Unit, Video
-from common.errors import MienError, VideoError
+from common.errors import DecoderKilled, MienError, VideoError
 from common.faults import fault
 from common.run.pool import Beat, Node
 from common.run.summary import Counts
@@ -135,6 +135,11 @@ class Worker:
                 with self.staging.writer(video, attempt) as writer:
                     known = processor.process(video, writer.write, beat)
                     return writer.finish(row(known, len(strikes) + 1))
+            except DecoderKilled as error:
+                if counted + 1 >= STRIKES:
+                    message = f"{error.message}; {counted + 1} attempts were made"
+                    return self.staging.fail(video, row(_failed(error.reason, message), len(strikes) + 1))
+                self.log.warning("the decoder was killed", uri=video.uri, attempt=counted + 1)
             except VideoError as error:
                 return self.staging.fail(video, row(_failed(error.reason, error.message), len(strikes) + 1))
             except MienError:

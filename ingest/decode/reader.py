@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from common.errors import VideoError
+from common.errors import DecoderKilled, VideoError
 from ingest import probe
 from ingest.decode.messages import Alive, Ended, Failed, Given, Message, Opened, VideoFacts, nonsense
 from ingest.decode.registry import DECODERS
@@ -146,6 +146,8 @@ class VideoReader:
             if isinstance(message, Failed):
                 raise VideoError(message.error.reason, message.error.message)
             return message
+        except DecoderKilled:
+            raise  # not decord's fault: PyAV would give other pixels than the next attempt
         except VideoError as error:
             if self.decoder != "decord":
                 raise
@@ -165,6 +167,8 @@ class VideoReader:
                 self._sandbox.send({"free": message.slot})
             if not isinstance(message, Ended) or not self.frames:
                 raise nonsense()
+        except DecoderKilled:
+            raise
         except VideoError as error:
             if not self.frames:
                 raise
@@ -207,8 +211,8 @@ def open_video(
 ) -> Iterator[VideoReader]:
     """A reader of the video at `path`, a local file; its child process ends with the block.
 
-    VideoError: it is no video, or no frame of it can be decoded; while iterating, never after the first frame: what
-    goes wrong later is told by `ending`.
+    VideoError: it is no video, or no frame of it can be decoded; what goes wrong after the first frame is told by
+    `ending`, but for DecoderKilled: that the decoder was killed says nothing about the video, it is to be opened again.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not be waited for

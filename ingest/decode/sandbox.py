@@ -27,7 +27,7 @@ from pydantic import Field
 
 from common import environment
 from common.config import Config
-from common.errors import VideoError
+from common.errors import DecoderKilled, VideoError
 from ingest.decode.messages import Alive, Given, Message, heard, nonsense, printable
 
 CHILD = Path(__file__).with_name("child") / "program.py"
@@ -178,7 +178,7 @@ class Sandbox:
         if status == -signal.SIGXCPU:
             return VideoError("decode_timeout", "the decoder used up its processor time without a frame")
         if status == -signal.SIGKILL:
-            return VideoError("memory_limit", "the decoder was killed by the system, most likely for its memory")
+            return DecoderKilled("memory_limit", "the decoder was killed by the system, most likely for its memory")
         known = {each.value: each.name for each in signal.Signals}
         name = known.get(-status, f"signal {-status}")
         return VideoError("decode_error", f"the decoder died of {name}" + (f": {last}" if last else ""))
