@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,38 @@ def test_only_the_store_opens_urls(path: Path) -> None:
     allowed = INTERFACES.get(name_of(path), set()) | DOWNLOADS.get(name_of(path), set())
     used = among(imports(ast.walk(tree_of(path))), NETWORK)
     assert not used - among(used, allowed)
+
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 60
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=name_of)
+def test_a_module_and_its_functions_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= MOST_LINES_OF_A_FUNCTION, f"{name_of(path)}:{node.lineno} {node.name}"
+
+
+def when_run(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all in it, functions included, but not what is for type checkers alone."""
+    yield node
+    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        children = node.orelse
+    for child in children:
+        yield from when_run(child)
+
+
+def test_no_module_needs_itself_through_others() -> None:
+    """Imports within functions count as well: a circle that they hide is one nevertheless."""
+    dotted = {name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in MODULES}
+    needs = {name: imports(when_run(tree_of(path))) & set(dotted) - {name} for name, path in dotted.items()}
+    while free := [name for name, needed in needs.items() if not needed]:
+        needs = {name: needed - set(free) for name, needed in needs.items() if name not in free}
+    # What is left needs something that is left: the circles, and who depends on them.
+    assert needs == {}
 
 
 ENVIRONMENT = {f"os.{name}" for name in ("environ", "environb", "getenv", "getenvb", "putenv", "unsetenv")}
