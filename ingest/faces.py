@@ -64,6 +64,8 @@ class FaceFinder:
     """Finds the faces of one video after the other; the detector is built once."""
 
     def __init__(self, options: FacesOptions) -> None:
+        import scipy.optimize  # noqa: F401  # the tracker's, imported before workers are forked
+
         self.options = options
         self.detector = build(options.detector)
         self.aligner = Aligner(options.align)

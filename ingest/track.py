@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 
 from common.config import Config
 from ingest.detect.detector import Faces
@@ -79,6 +78,8 @@ class Tracker:
             return []
         known = np.stack([track.box for track in tracks])
         likeness = closeness(boxes, known, self.options.max_shift, self.options.max_growth)
+        from scipy.optimize import linear_sum_assignment  # a second, which a driver need not spend
+
         rows, columns = linear_sum_assignment(likeness, maximize=True)
         return [(row, tracks[column]) for row, column in zip(rows, columns, strict=True) if likeness[row, column] > 0]
 

@@ -1,29 +1,29 @@
 """MTCNN (Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", 2016).
 
-Networks, weights and box arithmetic are facenet-pytorch's. The cascade is run here, frame by frame, so what is found in
-a frame cannot depend on its batch, and with one integral image per frame in place of its thousand small average pools:
-sums of 8-bit values are exact in either, so the networks see the same numbers.
+Weights and conventions are facenet-pytorch's, and the same faces are found. The cascade is run here frame by frame, so
+what is found in a frame cannot depend on its batch, and with one integral image per frame in place of a thousand small
+average pools: sums of 8-bit values are exact in either, so the networks see the same numbers.
+
+Within the cascade a box is x0, y0, x1, y1 and a score, in whole pixels that are counted from 1: its side has one pixel
+more than its ends are apart.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 
 import cv2
 import numpy as np
 import torch
-from facenet_pytorch.models import mtcnn
-from facenet_pytorch.models.utils import detect_face as package
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torchvision.ops import nms
+from torch import Tensor
 
 from ingest.detect.detector import Faces, faces_of, shrunk
+from ingest.detect.mtcnn_networks import Network, nms
 from ingest.detect.options import DetectorOptions
 
-CELL = 12  # the proposal network's field of view, in pixels
+CELL, STRIDE = 12, 2  # pixels that the proposal network sees at each place, and from one place to the next
 FACTOR = 0.709  # from one picture of the pyramid to the next
 PROPOSE, REFINE = 0.6, 0.7  # scores that the first two networks must give, as published
 # The last network sees its region cut at whole pixels, but points are laid out in the region before it was cut: they
@@ -48,7 +48,7 @@ class Mtcnn:
         self.min_face = min_face
         self.threshold = threshold
         self.max_side = max_side
-        self.propose, self.refine, self.output = (_network(name) for name in ("pnet", "rnet", "onet"))
+        self.propose, self.refine, self.output = (Network(name) for name in ("pnet", "rnet", "onet"))
 
     @torch.inference_mode()
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Faces]:
@@ -63,15 +63,14 @@ class Mtcnn:
         boxes = self._proposals(sums, height, width)
         boxes, (shift, _) = self._judge(self.refine, sums, boxes, 24, REFINE)
         keep = nms(boxes[:, :4], boxes[:, 4], 0.7)
-        boxes = package.rerec(package.bbreg(boxes[keep], shift[keep]))
+        boxes = _squared(_refined(boxes[keep], shift[keep]))
         boxes, (shift, points) = self._judge(self.output, sums, boxes, 48, self.threshold)
         corner, side = boxes[:, None, :2], boxes[:, None, 2:4] - boxes[:, None, :2] + 1
         landmarks = (corner + points.reshape(-1, 2, 5).transpose(1, 2) * side - 1).numpy() - np.float32(CUT_PX)
-        boxes = package.bbreg(boxes, shift).numpy()
-        keep = package.nms_numpy(boxes[:, :4], boxes[:, 4], 0.7, "Min") if len(boxes) else []
-        keep = np.asarray(keep, np.intp)
-        boxes, landmarks, scores = boxes[keep, :4] * np.tile(to_frame, 2), landmarks[keep] * to_frame, boxes[keep, 4]
-        return faces_of(boxes, landmarks, scores, min_face=self.min_face)
+        found = _refined(boxes, shift).numpy()
+        best = _without_parts(found, 0.7)
+        found, landmarks = found[best], landmarks[best] * to_frame
+        return faces_of(found[:, :4] * np.tile(to_frame, 2), landmarks, found[:, 4], min_face=self.min_face)
 
     def _proposals(self, sums: NDArray[np.int32], height: int, width: int) -> Tensor:
         """Square boxes [K, 5] with their scores, from the proposal network on a pyramid of the picture."""
@@ -80,20 +79,22 @@ class Mtcnn:
             size = int(height * scale + 1), int(width * scale + 1)
             picture = _area_means(sums, np.array([[0, 0, height, width]]), size)
             shift, scores = self.propose(picture)
-            boxes, _ = package.generateBoundingBox(shift, scores[:, 1], scale, PROPOSE)
+            boxes = _proposed(shift[0], scores[0, 1], scale)
             found.append(boxes[nms(boxes[:, :4], boxes[:, 4], 0.5)])
         if not found:
             return torch.zeros(0, 5)
         boxes = torch.cat(found)
         boxes = boxes[nms(boxes[:, :4], boxes[:, 4], 0.7)]
         side = (boxes[:, 2:4] - boxes[:, :2]).repeat(1, 2)
-        return package.rerec(torch.cat([boxes[:, :4] + boxes[:, 5:] * side, boxes[:, 4:5]], 1))
+        return _squared(torch.cat([boxes[:, :4] + boxes[:, 5:] * side, boxes[:, 4:5]], 1))
 
     def _judge(
-        self, network: nn.Module, sums: NDArray[np.int32], boxes: Tensor, size: int, threshold: float
+        self, network: Network, sums: NDArray[np.int32], boxes: Tensor, size: int, threshold: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The boxes [K, 5] that pass `threshold`, with their new scores; their shifts [K, 4]; landmarks [K, 10]."""
-        y0, y1, x0, x1 = package.pad(boxes, sums.shape[1] - 1, sums.shape[0] - 1)
+        x0, y0, x1, y1 = boxes[:, :4].int().numpy().T
+        x0, y0 = np.maximum(x0, 1), np.maximum(y0, 1)
+        x1, y1 = np.minimum(x1, sums.shape[1] - 1), np.minimum(y1, sums.shape[0] - 1)
         inside = (y1 >= y0) & (x1 >= x0)
         if not inside.any():
             return torch.zeros(0, 5), (torch.zeros(0, 4), torch.zeros(0, 10))
@@ -110,6 +111,46 @@ def _scales(side: int, min_face: float) -> Sequence[float]:
     scale = CELL / min_face
     count = math.floor(math.log(CELL / (side * scale), FACTOR)) + 1 if side * scale >= CELL else 0
     return [scale * FACTOR**step for step in range(count)]
+
+
+def _proposed(shift: Tensor, score: Tensor, scale: float) -> Tensor:
+    """Where the proposal network sees a face: boxes with their scores and shifts [K, 9], in pixels of the frame.
+
+    shift [4, h, w] and score [h, w] are its answers on the frame times `scale`.
+    """
+    places = (score >= PROPOSE).nonzero()
+    corner = places.flip(1) * STRIDE
+    first, last = ((corner + 1.0) / scale).floor(), ((corner + float(CELL)) / scale).floor()
+    rows, columns = places.T
+    return torch.cat([first, last, score[rows, columns, None], shift[:, rows, columns].T], 1)
+
+
+def _refined(boxes: Tensor, shift: Tensor) -> Tensor:
+    """The boxes, moved by `shift` [K, 4] of their sides."""
+    side = (boxes[:, 2:4] - boxes[:, :2] + 1).repeat(1, 2)
+    return torch.cat([boxes[:, :4] + shift * side, boxes[:, 4:]], 1)
+
+
+def _squared(boxes: Tensor) -> Tensor:
+    """The boxes, grown to squares about their centres."""
+    side = boxes[:, 2:4] - boxes[:, :2]
+    longer = side.amax(1, keepdim=True)
+    corner = boxes[:, :2] + side * 0.5 - longer * 0.5
+    return torch.cat([corner, corner + longer, boxes[:, 4:]], 1)
+
+
+def _without_parts(boxes: NDArray[np.float32], most: float) -> NDArray[np.intp]:
+    """Indices of the boxes of which no better one covers, or is covered, by more than `most`; the best first."""
+    area = np.prod(boxes[:, 2:4] - boxes[:, :2] + 1, axis=1)
+    left = np.argsort(boxes[:, 4])[::-1]
+    kept = []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(best)
+        first, last = np.maximum(boxes[best, :2], boxes[left, :2]), np.minimum(boxes[best, 2:4], boxes[left, 2:4])
+        common = np.prod(np.maximum(last - first + 1, 0), axis=1)
+        left = left[common / np.minimum(area[best], area[left]) <= most]
+    return np.array(kept, np.intp)
 
 
 def _area_means(sums: NDArray[np.int32], regions: NDArray[np.integer], size: tuple[int, int]) -> Tensor:
@@ -136,12 +177,3 @@ def _cells(start: NDArray, stop: NDArray, count: int) -> tuple[NDArray, NDArray]
     length = (stop - start)[:, None]
     step = np.arange(count)[None]
     return start[:, None] + step * length // count, start[:, None] - (-(step + 1) * length) // count
-
-
-def _network(name: str) -> nn.Module:
-    networks = {"pnet": mtcnn.PNet, "rnet": mtcnn.RNet, "onet": mtcnn.ONet}
-    network = networks[name](pretrained=False)  # its own loading takes any pickle
-    weights = files("facenet_pytorch") / "data" / f"{name}.pt"
-    with weights.open("rb") as file:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return network.eval().to(memory_format=torch.channels_last)
