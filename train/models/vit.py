@@ -1,5 +1,7 @@
-"""A Vision Transformer on timm's blocks, and masked autoencoding with it (He et al. 2021, "Masked Autoencoders Are
-Scalable Vision Learners").
+"""A Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"), and masked autoencoding with it
+(He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners").
+
+Blocks and the names of their parameters are those of timm, whose weights fit; importing timm would take two seconds.
 
 Position tables are fixed sine-cosine buffers, so neither saved nor trained. Patches are gathered before they are
 embedded: in pretraining the encoder never touches the masked ones.
@@ -7,13 +9,10 @@ embedded: in pretraining the encoder never touches the masked ones.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from timm.layers import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from common.config import Config
@@ -164,21 +163,56 @@ def position_table(dim: int, grid: int) -> Tensor:
     return torch.cat([columns, rows], dim=1).float()
 
 
-class _Attention(Attention):
-    """timm's, which calls PyTorch's fused attention where that is faster; the mathematics are the same."""
+class _Attention(nn.Module):
+    """Self-attention of tokens [B, N, D] in several heads."""
 
-    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        self.fused_attn = _fused_is_faster(x)
-        return super().forward(x, *arguments, **options)
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        query, key, value = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if _fused_is_faster(x):
+            x = nn.functional.scaled_dot_product_attention(query, key, value)
+        else:
+            x = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
 
 
 def _fused_is_faster(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
+class _Mlp(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each after a normalisation and around a residual."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = _Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = _Mlp(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
 def _blocks(dim: int, heads: int, depth: int) -> nn.ModuleList:
-    norm = partial(nn.LayerNorm, eps=1e-6)
-    return nn.ModuleList(Block(dim, heads, qkv_bias=True, norm_layer=norm, attn_layer=_Attention) for _ in range(depth))
+    return nn.ModuleList(Block(dim, heads) for _ in range(depth))
 
 
 def _init_linear(model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from train.losses import masked_patch_loss
 from train.models import vit
-from train.models.vit import DecoderOptions, MaskedAutoencoder, Vit, VitOptions, patchify, position_table
+from train.models.vit import Block, DecoderOptions, MaskedAutoencoder, Vit, VitOptions, patchify, position_table
 
 SMALL = VitOptions(image=16, channels=1, patch=4, dim=32, depth=2, heads=4)
 DECODER = DecoderOptions(dim=16, depth=1, heads=2)
@@ -116,3 +117,17 @@ def test_linear_weights_begin_as_in_the_paper() -> None:
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         VitOptions(**{"image": 64, "patch": 8, "dim": 128, "heads": 4, **wrong})
+
+
+def test_blocks_are_timm_s_parameters_and_results() -> None:
+    from timm.models.vision_transformer import Block as Theirs
+
+    torch.manual_seed(3)
+    theirs = Theirs(32, 4, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6)).eval()
+    torch.manual_seed(3)
+    ours = Block(32, 4)
+    for (name, mine), (their_name, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert name == their_name
+        assert torch.equal(mine, other)
+    tokens = torch.randn(3, 17, 32)
+    torch.testing.assert_close(ours(tokens), theirs(tokens), atol=1e-6, rtol=1e-6)
