@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
@@ -45,6 +46,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the driver ends us
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets dead workers; the driver sees their sockets end
     log.configure()
+    # Python 3.12 warns of forks beside threads; Arrow's allocator has one, which takes care of itself.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork.*")
     with Connection(os.dup(control.fileno())) as driver, suppress(Exception):  # a worker meets the error, and tells it
         driver.recv().prepare()
     gc.freeze()  # so that a worker's collections do not copy the pages that all share
