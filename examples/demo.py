@@ -119,12 +119,13 @@ def draw(table: pd.DataFrame, lake: Path, out: Path) -> None:
         axis.plot(clip["time_s"], clip[f"true_{name}"], color="0.55", linewidth=2, label="label")
         axis.plot(clip["time_s"], clip[name], color="C0", linewidth=1.5, label="prediction")
         agreement = metrics.ccc(clip[name], clip[f"true_{name}"])
-        axis.set(ylim=(-1.05, 1.05), ylabel=name, title=f"{name} ({MEANINGS[name]}): CCC {agreement:.2f} in this clip")
+        axis.set(ylim=(-1.05, 1.05), ylabel=name)
+        axis.set_title(f"{name} ({MEANINGS[name]}): CCC {agreement:.2f} in this clip", loc="left")
         axis.axhline(0, color="0.85", linewidth=0.8, zorder=0)
-        axis.legend(loc="upper right", ncols=2, frameon=False)
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     _draw_faces(axes[2], clip, lake, (end - start) / STRIP)
     axes[2].set(xlim=(start, end), ylim=(0, 1), yticks=[], xlabel="time in the clip, s")
-    axes[2].set_title("the aligned faces, each with its most probable expression", pad=18)
+    axes[2].set_title("the aligned faces, each with its most probable expression", loc="left", pad=18)
     figure.suptitle(
         f"{video}.mp4, a held-out clip: the model saw none of it in training.\n"
         "Where the grey line has a gap, the frames have no label. CCC is 1 for perfect agreement, 0 for none.",
