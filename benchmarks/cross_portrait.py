@@ -16,6 +16,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from benchmarks.support.harness import Result, parser, run
+from common import environment
 
 METRICS = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 FEWER_STEPS = ("finetune.steps=300", "finetune.warmup=15", "heads.temporal.steps=60")
@@ -45,6 +46,7 @@ def trained(lake: Path, out: Path, *keys: str) -> list[float]:
 
 
 def measure(options: Namespace) -> Result:
+    environment.OMP_WAIT_POLICY.set_default("PASSIVE")  # before torch is imported, as `mien train` does
     from ingest.synth.portraits import PORTRAITS
 
     one, other = PORTRAITS
