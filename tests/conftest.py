@@ -1,10 +1,13 @@
-"""Fixtures that every part's tests share: the real files, and one real S3 server a session."""
+"""Fixtures that every part's tests share: the real files, one real S3 server a session, a web server."""
 
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +90,16 @@ def s3_url(s3_server: str) -> str:
     bucket = f"t-{uuid.uuid4().hex[:16]}"
     make_bucket(s3_server, bucket)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server's address and its folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder)))
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_address[1]}", folder
+    httpd.shutdown()
+    httpd.server_close()

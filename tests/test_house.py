@@ -26,7 +26,7 @@ STORE = {"common/store/s3.py", "common/store/s3_errors.py"}
 # DuckDB is shown the store as a file system: the abstract class, which opens nothing.
 INTERFACES = {"score/analysis/sql.py": {"fsspec.spec"}}
 # Weights that a wheel does not carry come once from the package's own place, their SHA-256 checked.
-DOWNLOADS = {"ingest/detect/weights.py": {"urllib.request"}}
+DOWNLOADS = {"common/download.py": {"urllib.request"}}
 
 HEAVY = {"torch", "torchvision", "timm", "ray", "av", "cv2", "decord", "deepspeed", "facenet_pytorch", "retinaface"}
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.errors import MienError, UsageError
+from common import download as download_
+from common.errors import UsageError
 
-TIMEOUT_S = 60.0
-MAX_BYTES = 1 << 30
+OTHERWISE = (
+    "fetch it by other means and name the file by the detector's option `weights`, or use the detector mtcnn, whose "
+    "weights are installed"
+)
 
 
 def read(path: Path, sha256: str | None) -> Mapping[str, Tensor]:
@@ -48,7 +47,7 @@ def _unzipped(data: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             if len(members) == 1:  # torch's own format is a zip of many members
-                if members[0].file_size > MAX_BYTES:
+                if members[0].file_size > download_.MAX_BYTES:
                     raise ValueError(f"its content would have {members[0].file_size} bytes")
                 return archive.read(members[0])
     return data
@@ -72,29 +71,5 @@ def download(url: str, folder: Path) -> tuple[Path, str]:
     target = folder / name
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch(url, target, match[1])
+        download_.download(url, target, match[1], OTHERWISE)
     return target, match[1]
-
-
-def _fetch(url: str, target: Path, digest: str) -> None:
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-            seen, size = hashlib.sha256(), 0
-            while block := response.read(1 << 20):
-                size += len(block)
-                if size > MAX_BYTES:
-                    raise MienError(f"{url} is larger than weights can be: download stopped")
-                seen.update(block)
-                out.write(block)
-        if not seen.hexdigest().startswith(digest):
-            raise MienError(f"{url} gave a file of SHA-256 {seen.hexdigest()}, not {digest}...: try again later")
-        os.replace(scratch, target)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise MienError(
-            f"the detector's weights could not be downloaded ({reason}): fetch {url} by other means and name the file"
-            " by the detector's option `weights`, or use the detector mtcnn, whose weights are installed"
-        ) from None
-    finally:
-        Path(scratch).unlink(missing_ok=True)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import threading
 import zipfile
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -116,19 +112,6 @@ def zipped(data: bytes) -> bytes:
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("net.pth", data)
     return out.getvalue()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A web server's address and its folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder)))
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_address[1]}", folder
-    httpd.shutdown()
-    httpd.server_close()
 
 
 def test_weights_are_downloaded_once_and_their_digest_is_in_their_name(

@@ -1,0 +1,40 @@
+"""Files of weights from where they are published: whole and with the digest that is stated, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from common.errors import MienError
+
+TIMEOUT_S = 60.0
+MAX_BYTES = 1 << 30
+
+
+def download(url: str, target: Path, sha256: str, otherwise: str) -> None:
+    """`url`'s content as the file `target`, whose SHA-256 begins with `sha256`.
+
+    Raises MienError where that cannot be had; `otherwise` says there what else can be done.
+    """
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            seen, size = hashlib.sha256(), 0
+            while block := response.read(1 << 20):
+                size += len(block)
+                if size > MAX_BYTES:
+                    raise MienError(f"{url} is larger than weights can be: download stopped")
+                seen.update(block)
+                out.write(block)
+        if not seen.hexdigest().startswith(sha256):
+            raise MienError(f"{url} gave a file of SHA-256 {seen.hexdigest()}, not {sha256}...: try again later")
+        os.replace(scratch, target)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise MienError(f"{url} could not be downloaded ({reason}): {otherwise}") from None
+    finally:
+        Path(scratch).unlink(missing_ok=True)
