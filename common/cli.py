@@ -24,7 +24,7 @@ COMMANDS = "mien.commands"
 INTERRUPTED = 130
 # The way of the data, then looking after a lake.
 ORDER = (
-    *("synth", "ingest", "label", "train", "evaluate", "score"),
+    *("synth", "ingest", "label", "train", "evaluate", "import", "score"),
     *("status", "report", "sql", "overlay", "erase", "compact", "reconcile", "doctor"),
 )
 

@@ -22,10 +22,14 @@ FARTHEST = 1e6  # pixels from the corner: no picture is so large
 
 
 class AlignOptions(Config):
-    """The crop that a model sees. `arcface` is the five points of ArcFace's 112-pixel crops, scaled to `size`."""
+    """The crop that a model sees. `arcface` is the five points of ArcFace's 112-pixel crops, scaled to `size`.
+
+    `margin` is what it shows beyond the template, on each side and as a share of its side; below 0, it shows less.
+    """
 
     template: Literal["arcface"] = "arcface"
     size: int = Field(112, ge=16, le=1024, description="side of the crop, in pixels")
+    margin: float = Field(0.0, ge=-0.25, le=1)
 
 
 class Aligner:
@@ -33,7 +37,8 @@ class Aligner:
 
     def __init__(self, options: AlignOptions) -> None:
         self.size = options.size
-        self._template = TEMPLATES[options.template] * (options.size / 112)
+        beyond = 112 * options.margin
+        self._template = (TEMPLATES[options.template] + beyond) * (options.size / (112 + 2 * beyond))
 
     def __call__(self, rgb: NDArray[np.uint8], landmarks: NDArray) -> NDArray[np.uint8]:
         """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2] in pixels of `rgb`, counted from the centre of its first

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from common.cli import JobOptions, job_options
 from ingest.options import face_options
 
+if TYPE_CHECKING:
+    from common.bundle.manifest import BundleManifest
+
 
 @click.command()
 @click.argument("sources", nargs=-1, metavar="SRC...")
 @click.option(
-    "--model", "bundle", required=True, metavar="BUNDLE", help="Folder or s3://... of the bundle to score with."
+    "--model", "bundle", metavar="BUNDLE", help="Folder or s3://... of the bundle to score with. [default: fer2013]"
 )
 @click.option(
     "--from-faces", is_flag=True, help="Score faces that are ingested; SRC may be left out, with --archive given."
@@ -30,7 +33,7 @@ from ingest.options import face_options
 @job_options
 def score(
     sources: tuple[str, ...],
-    bundle: str,
+    bundle: str | None,
     from_faces: bool,
     ingest: str | None,
     batch_size: int | None,
@@ -38,9 +41,11 @@ def score(
     faces: dict[str, Any],
     options: JobOptions,
 ) -> int:
-    """Score the videos of SRC with BUNDLE: files, folders, globs, s3:// prefixes, or lists of them."""
-    from common import config, log
-    from common.bundle.folder import Bundle
+    """Score the videos of SRC with BUNDLE: files, folders, globs, s3:// prefixes, or lists of them.
+
+    Without --model, expressions by weights that are installed: see `mien import fer2013 --help`.
+    """
+    from common import config
     from common.lake.layout import Lake, check_archive_name
     from common.run import summary
     from ingest import archive
@@ -56,21 +61,31 @@ def score(
             "--from-faces takes faces as they were found: leave out the options of decoder, detector"
         )
     chosen = {"faces": faces, "batch_size": batch_size, "dtype": precision}
-    where = bundle if bundle.startswith("s3://") else str(Path(bundle).absolute())
-    opened = Bundle.open(where)
     given = {key: value for key, value in chosen.items() if value}
-    settings = config.load(job.ScoreConfig, options.config, options.overrides, given).fitted(opened.manifest)
-    if opened.manifest.intended_use == "demo":
+    where = bundle if bundle is None or bundle.startswith("s3://") else str(Path(bundle).absolute())
+    with job.opened(where) as model:
+        settings = config.load(job.ScoreConfig, options.config, options.overrides, given).fitted(model.manifest)
+        _say_what_to_expect(where, model.manifest)
+        lake = Lake(options.lake)
+        name = check_archive_name(options.archive or archive.default_name(sources))
+        ingested = ingested_.find(lake, name, ingest, model.manifest.crop) if from_faces else None
+        listing = archive.listing(sources) if sources or ingested is None else ingested.listing()
+        destination = job.destination(lake, name, model, settings, ingested)
+        processor = job.ScoreProcessor(where, model.manifest, settings, ingested)
+    return summary.tell(job.run(destination, listing, processor, options), options)
+
+
+def _say_what_to_expect(bundle: str | None, manifest: BundleManifest) -> None:
+    from common import log
+
+    if bundle is None:
+        from train.models.published import fer2013
+
+        log.get("score").warning(f"no --model was given: {fer2013.IN_A_LINE}")
+    elif manifest.intended_use == "demo":
         log.get("score").warning(
             "this bundle is a demo: it knows two synthetic faces, its scores of others mean nothing"
         )
-    lake = Lake(options.lake)
-    name = check_archive_name(options.archive or archive.default_name(sources))
-    ingested = ingested_.find(lake, name, ingest, opened.manifest.crop) if from_faces else None
-    listing = archive.listing(sources) if sources or ingested is None else ingested.listing()
-    destination = job.destination(lake, name, opened, settings, ingested)
-    processor = job.ScoreProcessor(where, opened.manifest, settings, ingested)
-    return summary.tell(job.run(destination, listing, processor, options), options)
 
 
 @click.command()

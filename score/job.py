@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -38,8 +40,23 @@ class ScoreConfig(config.Config):
 
     def fitted(self, bundle: BundleManifest) -> ScoreConfig:
         """With faces cut as the bundle takes them, whatever else was asked for."""
-        crop = {"template": bundle.crop.template, "size": bundle.crop.size}
-        return self.model_copy(update={"faces": self.faces.model_copy(update={"align": AlignOptions(**crop)})})
+        align = AlignOptions(**bundle.crop.model_dump())
+        return self.model_copy(update={"faces": self.faces.model_copy(update={"align": align})})
+
+
+@contextmanager
+def opened(bundle: str | None, settings: StoreSettings | None = None) -> Iterator[Bundle]:
+    """The bundle in a folder or under s3://...; without one, fer2013, in a folder of its own until it is closed.
+
+    Each process makes that folder for itself: the package's weights are on every node, and no cache can be stale.
+    """
+    if bundle is not None:
+        yield Bundle.open(bundle, settings)
+        return
+    from train.models.published import fer2013
+
+    with tempfile.TemporaryDirectory(prefix="mien-") as folder:
+        yield fer2013.published().write(Path(folder) / "fer2013")
 
 
 class Stream(Protocol):
@@ -60,7 +77,7 @@ class Source(Protocol):
 class ScoreProcessor:
     """Picklable recipe of a worker's processor; models are loaded in the worker."""
 
-    bundle: str
+    bundle: str | None
     manifest: BundleManifest
     config: ScoreConfig
     ingested: Ingested | None
@@ -82,7 +99,8 @@ class _Processor:
         from ingest.source import FaceSource
         from train.models.scoring import load
 
-        self.model = load(Bundle.open(recipe.bundle, settings), dtype=recipe.config.dtype)
+        with opened(recipe.bundle, settings) as bundle:
+            self.model = load(bundle, dtype=recipe.config.dtype)
         self.source: Source = (
             IngestedFaces(recipe.ingested) if recipe.ingested else FaceSource(recipe.config.faces, settings)
         )

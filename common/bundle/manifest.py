@@ -21,7 +21,7 @@ class Part(Config):
 
     kind: str
     options: dict[str, Any]
-    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\.safetensors$")
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\.(safetensors|onnx)$")
 
 
 class HeadPart(Part):
@@ -32,10 +32,14 @@ class HeadPart(Part):
 
 
 class Crop(Config):
-    """The aligned crops that the bundle takes: a five-point template and their side in pixels."""
+    """The aligned crops that the bundle takes: a five-point template and their side in pixels.
+
+    `margin` is what they show beyond the template, on each side and as a share of its side; below 0, they show less.
+    """
 
     template: Literal["arcface"] = "arcface"
     size: int = Field(gt=0)
+    margin: float = Field(0.0, ge=-0.25, le=1)
 
 
 class Preprocess(Config):
@@ -53,6 +57,14 @@ class Preprocess(Config):
     std: tuple[float, ...] | None = None
 
 
+class Origin(Config):
+    """Where imported weights come from."""
+
+    publisher: str = Field(description="who published them, and where")
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file that was read")
+
+
 class BundleManifest(Config):
     """`bundle.json`; `id` is the digest of all the rest, the SHA-256 of every file of weights included."""
 
@@ -63,6 +75,7 @@ class BundleManifest(Config):
     preprocess: Preprocess
     crop: Crop
     heads: dict[TaskName, HeadPart] = Field(min_length=1, description="by task")
+    origin: Origin | None = Field(None, description="None: trained by mien, as `recipe` and `data` say")
     recipe: dict[str, Any]
     data: dict[str, Any]
     metrics: dict[str, Any]

@@ -63,13 +63,18 @@ def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
     partition = found.get(ingest or next(iter(found)))
     if partition is None:
         raise UsageError(f"archive {archive} has no faces under ingest={ingest}: choose one of {ways}")
-    size = json.loads(lake.store.read(lake.config_key(partition)))["faces"]["align"]["size"]
-    if size != crop.size:
+    has = Crop(**json.loads(lake.store.read(lake.config_key(partition)))["faces"]["align"])
+    if has != crop:
+        keys = " ".join(f"--set faces.align.{key}={value}" for key, value in crop if value != getattr(has, key))
         raise UsageError(
-            f"the bundle takes crops of {crop.size} pixels and archive {archive} has {size}: ingest it with "
-            f"--set faces.align.size={crop.size}, or score the videos themselves"
+            f"the bundle takes {_described(crop)} and archive {archive} has {_described(has)}: ingest it with {keys}, "
+            "or score the videos themselves"
         )
     return Ingested(lake, partition)
+
+
+def _described(crop: Crop) -> str:
+    return f"crops of {crop.size} pixels" + (f" with a margin of {crop.margin:g}" if crop.margin else "")
 
 
 class IngestedFaces:

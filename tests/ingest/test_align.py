@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,6 +28,20 @@ def test_it_is_the_similarity_that_scikit_image_estimates(noise: np.ndarray, sca
     fit = ~degenerate(points, TEMPLATE)
     assert fit.any()
     np.testing.assert_allclose(similarity(points, TEMPLATE)[fit], np.array(expected)[fit], atol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [0.25, 0.5, -0.125])
+def test_a_margin_shows_so_much_more_around_the_same_face(margin: float) -> None:
+    picture = cv2.GaussianBlur(data.astronaut(), (0, 0), 3)
+    points = placed(1.0, 0.2, (230, 120))[None]
+    rim = round(112 * margin)
+    wide = Aligner(AlignOptions(size=112 + 2 * rim, margin=margin))(picture, points)[0]
+    plain = Aligner(AlignOptions())(picture, points)[0]
+    if rim > 0:
+        wide = wide[rim:-rim, rim:-rim]
+    else:
+        plain = plain[-rim:rim, -rim:rim]
+    np.testing.assert_allclose(wide.astype(float), plain, atol=1)
 
 
 @pytest.mark.parametrize("size", [112, 160])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.config import Config
@@ -35,6 +36,17 @@ class EncoderOptions(Config, ABC):
     @abstractmethod
     def build(self) -> nn.Module:
         """Pictures float [B, C, s, s] -> features float [B, D]."""
+
+    def load(self, file: Path, device: str) -> nn.Module:
+        """What `build` gives, on a device, with the weights in the file of a bundle.
+
+        Raises RuntimeError or ValueError for weights that do not fit.
+        """
+        from safetensors.torch import load_file
+
+        network = self.build()
+        network.load_state_dict(load_file(file))
+        return network.to(device)
 
     def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
         """A network that holds the encoder as `.encoder` and rebuilds what is masked; only if `can_be_masked`."""

@@ -13,6 +13,8 @@ from train.models.options import EncoderOptions, HeadOptions
 ENCODERS: Kinds[EncoderOptions] = Kinds(
     "encoder",
     {
+        "mini_xception": "train.models.mini_xception:MiniXceptionOptions",
+        "onnx": "train.models.onnx:OnnxOptions",
         "vit": "train.models.vit:VitOptions",
     },
 )

@@ -100,13 +100,18 @@ def load(bundle: Bundle, device: str = "cpu", dtype: str = "float32") -> Scoring
     check_kinds(bundle)
     manifest = bundle.manifest
     options = _options(ENCODERS, manifest.encoder, bundle)
-    encoder = options.build()
-    _restore(encoder, bundle, manifest.encoder.file)
+    try:
+        encoder = options.load(bundle.path / manifest.encoder.file, device)
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(manifest.encoder, bundle, error) from None
     heads: dict[str, Head] = {}
     for task, part in manifest.heads.items():
         chosen = _options(HEADS, part, bundle)
         network = chosen.build(options.features, len(part.outputs))
-        _restore(network, bundle, part.file)
+        try:
+            network.load_state_dict(bundle.tensors(part.file))
+        except RuntimeError as error:
+            raise _misfit(part, bundle, error) from None
         heads[task] = Head(network, part.outputs, chosen.windowing)
     return ScoringModel(encoder, heads, manifest.preprocess, device, dtype)
 
@@ -126,11 +131,8 @@ def _options(kinds: Kinds[Options], part: Part, bundle: Bundle) -> Options:
         ) from None
 
 
-def _restore(model: nn.Module, bundle: Bundle, file: str) -> None:
-    try:
-        model.load_state_dict(bundle.tensors(file))
-    except RuntimeError as error:
-        raise UsageError(f"{file} of the bundle {bundle.path} does not fit its options: {error}") from None
+def _misfit(part: Part, bundle: Bundle, error: Exception) -> UsageError:
+    return UsageError(f"{part.file} of the bundle {bundle.path} does not fit its options: {error}")
 
 
 def _numpy(values: Tensor) -> NDArray[np.float32]:

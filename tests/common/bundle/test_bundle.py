@@ -23,7 +23,7 @@ FIELDS: dict[str, Any] = {
     "name": "tiny",
     "encoder": {"kind": "mae", "options": {"depth": 2}, "file": "encoder.safetensors"},
     "preprocess": {"crop": [8, 8, 96], "size": 48, "grey": True, "standardise": True},
-    "crop": {"template": "arcface", "size": 112},
+    "crop": {"template": "arcface", "size": 112, "margin": 0.0},
     "heads": {
         "va": {"kind": "wide", "options": {"width": 8}, "file": "va.safetensors", "outputs": ["valence", "arousal"]},
         "expr": {"kind": "wide", "options": {"width": 8}, "file": "expr.safetensors", "outputs": list(EXPRESSIONS)},

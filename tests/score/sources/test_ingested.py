@@ -118,5 +118,11 @@ def test_faces_that_are_not_there_or_not_fit_are_wrong_usage(lake: Lake, ingest)
         from_faces.find(lake, "b", None, CROP)
     with pytest.raises(UsageError, match="choose one of i-"):
         from_faces.find(lake, "a", "i-0", CROP)
-    with pytest.raises(UsageError, match="crops of 112 pixels and archive a has 8"):
+    with pytest.raises(
+        UsageError, match=r"crops of 112 pixels and archive a has crops of 8 pixels: .* --set faces\.align\.size=112,"
+    ):
         from_faces.find(lake, "a", None, Crop(size=112))
+    with pytest.raises(
+        UsageError, match=r"crops of 8 pixels with a margin of 0\.5 .* --set faces\.align\.margin=0\.5,"
+    ):
+        from_faces.find(lake, "a", None, CROP.model_copy(update={"margin": 0.5}))
