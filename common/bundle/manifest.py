@@ -105,7 +105,7 @@ def complete(fields: dict[str, Any]) -> BundleManifest:
         manifest = BundleManifest.model_validate({**fields, "id": "0" * 12})
     except ValidationError as error:
         raise UsageError(f"the bundle is not complete: {explain(error, BundleManifest)[1]}") from None
-    return manifest.model_copy(update={"id": _identity(manifest)})
+    return manifest.model_copy(update={"id": _identity(manifest.model_dump(mode="json"))})
 
 
 def parse(text: bytes, where: str) -> BundleManifest:
@@ -126,7 +126,7 @@ def parse(text: bytes, where: str) -> BundleManifest:
     except ValidationError as error:
         problem = explain(error, BundleManifest)[1]
         raise UsageError(f"{MANIFEST} of the bundle {where} does not describe a bundle: {problem}") from None
-    if manifest.id != _identity(manifest):
+    if manifest.id != _identity(fields):
         raise UsageError(
             f"{MANIFEST} of the bundle {where} was changed, its id {manifest.id} is not the digest of what it says: "
             "copy the bundle again from where it was made"
@@ -134,5 +134,6 @@ def parse(text: bytes, where: str) -> BundleManifest:
     return manifest
 
 
-def _identity(manifest: BundleManifest) -> str:
-    return digest(manifest.model_dump(mode="json", exclude={"id"}))
+def _identity(fields: dict[str, Any]) -> str:
+    """The digest of what is written: so a field with a default, added by a later mien, changes no older bundle."""
+    return digest({name: value for name, value in fields.items() if name != "id"})

@@ -14,6 +14,7 @@ import pytest
 
 from common.bundle import folder as bundle
 from common.bundle.folder import Bundle
+from common.config import digest
 from common.errors import MienError, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
 
@@ -231,6 +232,13 @@ def test_a_changed_manifest_is_found(folder: Path, changes: dict[str, Any]) -> N
     edit(folder, **changes)
     with pytest.raises(UsageError, match=r"^bundle\.json of the bundle .* was changed"):
         Bundle.open(folder)
+
+
+def test_a_bundle_written_before_a_field_with_a_default_was_added_is_opened(folder: Path) -> None:
+    stored = json.loads((folder / "bundle.json").read_text())
+    del stored["crop"]["template"]
+    edit(folder, crop=stored["crop"], id=digest({name: value for name, value in stored.items() if name != "id"}))
+    assert Bundle.open(folder).manifest.crop.template == "arcface"
 
 
 def test_weights_of_another_model_with_their_own_digest_are_found(tmp_path: Path, folder: Path) -> None:
