@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What commands import is compiled at the set-up: where Python may not keep what it compiles, it would do so every time.
+COMPILED := deepspeed, ingest.source, ingest.synth.clips, score.analysis.sql, score.job, train.job, train.models.scoring
 
 .PHONY: help setup demo test lint bench docs clean
 .DEFAULT_GOAL := help
@@ -18,6 +20,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip sync --quiet --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --editable .
+	@PYTHONDONTWRITEBYTECODE= DS_ACCELERATOR=cpu $(BIN)/python -c 'import $(COMPILED)'
 	@touch $@
 
 demo: $(READY) ## synthesise clips, ingest, train, score, compare: all of it under demo/

@@ -64,6 +64,9 @@ def job_options(function: F) -> F:
         return value
 
     def command(*args: Any, **given: Any) -> Any:
+        from common.arrow import without_pandas
+
+        without_pandas()
         options = JobOptions(**{name: given.pop(name) for name in names})
         return function(*args, options=options, **given)
 

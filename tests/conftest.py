@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401  # before a command that keeps pyarrow from it is called in this process
 import pytest
 from ray_cluster import ray_cluster
 from s3_server import free_port, make_bucket, s3_environment, start_s3_server

@@ -18,6 +18,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from common import log
+from common.arrow import without_pandas
 from common.run.pool import Member
 
 NODE = "this machine"
@@ -46,6 +47,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the driver ends us
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets dead workers; the driver sees their sockets end
     log.configure()
+    without_pandas()
     # Python 3.12 warns of forks beside threads; Arrow's allocator has one, which takes care of itself.
     warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork.*")
     with Connection(os.dup(control.fileno())) as driver, suppress(Exception):  # a worker meets the error, and tells it
