@@ -39,7 +39,6 @@ PACKAGES = {
     "s3fs": "s3fs",
     "safetensors": "safetensors.numpy",
     "simplejpeg": "simplejpeg",
-    "timm": "timm",
     "torch": "torch",
     "torchvision": "torchvision",
 }
