@@ -54,6 +54,10 @@ RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO = Variable(
 )
 RAY_BACKEND_LOG_LEVEL = Variable("RAY_BACKEND_LOG_LEVEL", "'fatal': Ray's core keeps its warnings to itself")
 RAY_ENABLE_AUTO_CONNECT = Variable("RAY_ENABLE_AUTO_CONNECT", "'0': no call of Ray starts a cluster by itself")
+RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER = Variable(
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "'0': a Ray started here listens on 127.0.0.1 alone, as it does on macOS"
+)
+RAY_CLIENT_MODE = Variable("RAY_CLIENT_MODE", "'0', set by Ray itself once it runs")
 LOCAL_RANK = Variable("LOCAL_RANK", "number of this process on its machine, which DeepSpeed asks for")
 DS_ACCELERATOR = Variable("DS_ACCELERATOR", "'cpu' or 'cuda'; not set, DeepSpeed prints on stdout what it has found")
 OMP_WAIT_POLICY = Variable("OMP_WAIT_POLICY", "'PASSIVE': torch's threads sleep while they wait, and do not spin")

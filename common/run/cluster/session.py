@@ -21,7 +21,6 @@ from common.errors import JobStalled, MienError
 from common.run.watchdog import Beats, Monitor
 
 OBJECT_STORE_BYTES = 200 * 2**20  # only tasks and results cross it, never frames or rows
-LOOPBACK = "127.0.0.1"
 START_S = 180
 KNOCK_S = 10.0
 HEAR_S = 10.0
@@ -45,7 +44,10 @@ def variables(remote: str | None) -> Iterator[None]:
         environment.RAY_ENABLE_AUTO_CONNECT: "0",
         # Never left to a default that changes between Ray's releases.
         environment.RAY_AUTH_MODE: environment.RAY_AUTH_MODE.get() or "token",
+        environment.RAY_CLIENT_MODE: environment.RAY_CLIENT_MODE.get() or "0",
     }
+    if not remote:
+        changes[environment.RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER] = "0"
     if changes[environment.RAY_AUTH_MODE] == "token" and not remote:
         changes[environment.RAY_AUTH_TOKEN] = environment.RAY_AUTH_TOKEN.get() or _token()
     with environment.temporary(changes):
@@ -127,7 +129,6 @@ def _init(address: str | None) -> None:
     else:
         ray.init(
             address="local",
-            _node_ip_address=LOOPBACK,  # or its processes listen on every interface
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             **quiet,
