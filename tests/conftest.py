@@ -11,11 +11,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pandas  # noqa: F401  # before a command that keeps pyarrow from it is called in this process
 import pytest
 from ray_cluster import ray_cluster
 from s3_server import free_port, make_bucket, s3_environment, start_s3_server
 from xdist.scheduler import LoadFileScheduling
+
+# No test may depend on how fast the machine is.
+hypothesis.settings.register_profile("mien", deadline=None)
+hypothesis.settings.load_profile("mien")
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_DATA = Path(os.environ.get("MIEN_TEST_DATA", ROOT.parent / "shared" / "data"))

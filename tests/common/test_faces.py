@@ -49,7 +49,7 @@ def check_same(a: FaceBatch, b: FaceBatch) -> None:
     assert len(a.crops) == len(b.crops)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), max_size=12))
 def test_everything_but_the_crops_comes_back_as_it_was(counts: list[int]) -> None:
     faces = batch(counts, size=16)

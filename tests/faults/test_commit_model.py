@@ -97,7 +97,6 @@ class Lake(RuleBasedStateMachine):
 Lake.TestCase.settings = settings(
     max_examples=25,
     stateful_step_count=10,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestLake = pytest.mark.slow(Lake.TestCase)

@@ -107,7 +107,7 @@ def test_what_is_found_does_not_depend_on_the_batch(astronaut: np.ndarray) -> No
         assert np.array_equal(alone.scores, faces.scores)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))
 def test_noise_of_any_size_gives_finite_faces_or_none(height: int, width: int, seed: int) -> None:
     noise = np.random.default_rng(seed).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
@@ -120,7 +120,6 @@ def test_no_frames_are_no_faces() -> None:
     assert mtcnn(min_face=20)(np.zeros((0, 48, 64, 3), np.uint8)) == []
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_area_means_are_adaptive_average_pooling(draw: st.DataObject) -> None:
     height, width = draw.draw(st.integers(1, 50)), draw.draw(st.integers(1, 50))
