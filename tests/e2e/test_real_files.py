@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from commands import mien, table
 
+from common.labels import FURTHER_EXPRESSION_COLUMNS
 from common.lake.schema import OUTCOMES, REASONS
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,11 @@ def test_one_face_through_a_clip_is_one_track(scored: Path) -> None:
 def test_frames_without_a_face_have_null_predictions(scored: Path) -> None:
     found = scores_of(scored, "face_noface.mov")
     assert found["face_status"].tolist() == ["ok"] * 72 + ["no_face"] * 97
-    predictions = found.loc[:, "valence":"au26"]
+    predictions = found.loc[:, "valence":"au26"].drop(columns=list(FURTHER_EXPRESSION_COLUMNS))
     assert predictions[:72].notna().all(axis=None)
     assert predictions[72:].isna().all(axis=None)
+
+
+def test_classes_that_a_bundle_lacks_are_null(scored: Path) -> None:
+    found = scores_of(scored, "single_face.mp4")
+    assert found[list(FURTHER_EXPRESSION_COLUMNS)].isna().all(axis=None)
