@@ -40,6 +40,15 @@ class ThisNode:
         return {self.id}
 
 
+_bystanders: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _children_of_others() -> None:
+    _bystanders.clear()
+    _bystanders.update(child.pid for child in psutil.Process().children())
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """As in a worker."""
@@ -87,8 +96,8 @@ class Ingest:
 
 
 def kill_the_decoder() -> None:
-    """The only child of this process; it may be dead already, and not yet be missed."""
-    (decoder,) = psutil.Process().children()
+    """It may be dead already, and not yet be missed. Servers of other tests are children of this process, too."""
+    (decoder,) = (child for child in psutil.Process().children() if child.pid not in _bystanders)
     decoder.kill()
 
 
