@@ -120,7 +120,7 @@ def test_a_kill_and_a_second_command_give_the_rows_of_an_undisturbed_run(
         time.sleep(2)
     else:
         _workers_of(process.pid)[0].kill()
-    process.communicate(timeout=280)
+    process.communicate(timeout=800)
     done = mien(*command)
     assert done.status == 0, done.stderr
     assert_same(rows(lake), golden)
@@ -183,7 +183,7 @@ def test_two_runs_at_once_over_a_growing_archive_double_nothing(
         for source in (listed, archive)
     ]
     for run in runs:
-        _, stderr = run.communicate(timeout=280)
+        _, stderr = run.communicate(timeout=800)
         assert run.returncode == 0, stderr
     assert_same(rows(lake), golden)
 

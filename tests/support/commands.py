@@ -41,7 +41,7 @@ def start(*arguments: object, cwd: Path | None = None, **environment: str) -> su
 def mien(*arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """Runs a command to its end."""
     process = start(*arguments, cwd=cwd, **environment)
-    stdout, stderr = process.communicate(timeout=280)
+    stdout, stderr = process.communicate(timeout=800)
     return Done(process.returncode, stdout, stderr)
 
 

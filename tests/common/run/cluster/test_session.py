@@ -54,7 +54,7 @@ def told() -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)  # and so nothing else is on stdout
