@@ -68,6 +68,7 @@ class Session:
         self._address = address
         self._begun, self._over = threading.Event(), threading.Event()
         self._error: Exception | None = None
+        self._others = {process.pid for process in psutil.Process().children()}
         self._thread = threading.Thread(target=self._live, daemon=True, name="ray")
 
     def start(self) -> None:
@@ -90,9 +91,11 @@ class Session:
             import ray
 
             atexit.unregister(ray.shutdown)  # it would wait for the call that does not return
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+            for child in psutil.Process().children():
+                if child.pid not in self._others:
+                    with suppress(psutil.NoSuchProcess):
+                        for process in [*child.children(recursive=True), child]:
+                            process.kill()
 
     def _live(self) -> None:
         import ray
