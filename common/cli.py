@@ -22,6 +22,8 @@ from common.errors import MienError
 
 COMMANDS = "mien.commands"
 INTERRUPTED = 130
+# One name, however SRC is written: else a video that is named in two ways would be counted twice.
+ARCHIVE = "main"
 # The way of the data, then looking after a lake.
 ORDER = (
     *("synth", "ingest", "label", "train", "evaluate", "import", "score"),
@@ -39,7 +41,7 @@ class JobOptions:
     """
 
     lake: str
-    archive: str | None = None
+    archive: str = ARCHIVE
     retry_failed: str | None = None
     limit: int | None = None
     workers: int | None = None
@@ -76,7 +78,13 @@ def job_options(function: F) -> F:
     for option in reversed(
         (
             click.option("--lake", required=True, metavar="LAKE", help="Folder or s3://bucket/prefix of the lake."),
-            click.option("--archive", metavar="NAME", help="The archive's name in the lake. [default: made from SRC]"),
+            click.option(
+                "--archive",
+                default=ARCHIVE,
+                show_default=True,
+                metavar="NAME",
+                help="The archive of the lake that the videos belong to: those that it has stay, new ones are added.",
+            ),
             click.option(
                 "--retry-failed",
                 is_flag=False,

@@ -49,27 +49,6 @@ def listing(sources: Sequence[str], settings: StoreSettings | None = None) -> It
     return _batches(itertools.chain.from_iterable(rows))
 
 
-def default_name(sources: Sequence[str]) -> str:
-    """An archive's name made from its sources: of the folder they have in common, or of the list."""
-    first = sources[0].rstrip("/") if sources else ""
-    if len(sources) == 1 and _extension(first) in LIST_EXTENSIONS:
-        base = os.path.splitext(os.path.basename(first))[0]
-    else:
-        folders = [_folder(source) for source in sources]
-        together = os.path.commonpath(folders) if len({f.startswith("s3://") for f in folders}) == 1 else folders[0]
-        base = os.path.basename(together.rstrip("/"))
-    name = re.sub(r"[^a-z0-9_-]+", "-", base.lower()).strip("-_")
-    return name if name[:1].isalpha() else f"archive-{name}".rstrip("-")
-
-
-def _folder(source: str) -> str:
-    source = canonical_uri(source).rstrip("/")
-    if wild := _WILD.search(source):
-        return source[: wild.start()].rpartition("/")[0] + "/"
-    is_file = os.path.isfile(source) or (source.startswith("s3://") and _extension(source) != "")
-    return (source.rpartition("/")[0] if is_file else source) + "/"
-
-
 def _not_empty(source: str, rows: Iterator[_Row]) -> Iterator[_Row]:
     first = next(rows, None)
     if first is None:

@@ -59,12 +59,15 @@ def label(dataset: str, root: Path, lake: str, json: bool) -> None:
 @face_options
 @job_options
 def ingest(sources: tuple[str, ...], faces: dict[str, Any], options: JobOptions) -> int:
-    """Find the faces in the videos of SRC: files, folders, globs, s3:// prefixes, or lists of them."""
+    """Find the faces in the videos of SRC: files, folders, globs, s3:// prefixes, or lists of them.
+
+    An archive grows: name further videos in a later command, and what was done before is neither done again nor lost.
+    """
     from common import config
     from common.lake.layout import Lake, check_archive_name
     from common.run import summary
-    from ingest import archive, job
+    from ingest import job
 
     settings = config.load(job.IngestConfig, options.config, options.overrides, {"faces": faces})
-    name = check_archive_name(options.archive or archive.default_name(sources))
+    name = check_archive_name(options.archive)
     return summary.tell(job.run(sources, Lake(options.lake), name, settings, options), options)

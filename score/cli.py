@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "--model", "bundle", metavar="BUNDLE", help="Folder or s3://... of the bundle to score with. [default: fer2013]"
 )
 @click.option(
-    "--from-faces", is_flag=True, help="Score faces that are ingested; SRC may be left out, with --archive given."
+    "--from-faces", is_flag=True, help="Score faces that are ingested: those of SRC, or all of the archive's."
 )
 @click.option("--ingest", metavar="I", help="Which faces, if the archive was ingested in several ways.")
 @click.option(
@@ -44,6 +44,8 @@ def score(
     """Score the videos of SRC with BUNDLE: files, folders, globs, s3:// prefixes, or lists of them.
 
     Without --model, expressions by weights that are installed: see `mien import fer2013 --help`.
+
+    An archive grows: name further videos in a later command, and what was done before is neither done again nor lost.
     """
     from common import config
     from common.lake.layout import Lake, check_archive_name
@@ -52,8 +54,8 @@ def score(
     from score import job
     from score.sources import ingested as ingested_
 
-    if not (sources or (from_faces and options.archive)):
-        raise click.UsageError("name the videos to score, or --from-faces with --archive for what is ingested")
+    if not (sources or from_faces):
+        raise click.UsageError("name the videos to score, or --from-faces for all that is ingested")
     if ingest and not from_faces:
         raise click.UsageError("--ingest chooses among ingested faces: give --from-faces with it, or leave it out")
     if from_faces and any(faces.values()):
@@ -67,7 +69,7 @@ def score(
         settings = config.load(job.ScoreConfig, options.config, options.overrides, given).fitted(model.manifest)
         _say_what_to_expect(where, model.manifest)
         lake = Lake(options.lake)
-        name = check_archive_name(options.archive or archive.default_name(sources))
+        name = check_archive_name(options.archive)
         ingested = ingested_.find(lake, name, ingest, model.manifest.crop) if from_faces else None
         listing = archive.listing(sources) if sources or ingested is None else ingested.listing()
         destination = job.destination(lake, name, model, settings, ingested)

@@ -251,7 +251,7 @@ ABOUT = {
     "labels": "A row is an annotated frame or clip of a dataset; either frame_index or clip is set, never both.",
 }
 # The folders between a table's version and its parts, which readers show as further columns.
-_ARCHIVE = {"archive": "name of the archive, as --archive gave it or made from SRC"}
+_ARCHIVE = {"archive": "name of the archive, as --archive gave it"}
 FOLDERS = {
     "scores": {"model": "name and id of the bundle, and a digest of the options that change rows", **_ARCHIVE},
     "faces": {"ingest": "digest of the options that the faces were found with", **_ARCHIVE},

@@ -52,11 +52,12 @@ class Ingested:
 def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
     """The faces of `archive`, cut as `crop` says; `ingest` chooses among several. Raises `UsageError`."""
     check(lake)
-    found = {
-        partition["ingest"]: partition for partition in lake.partitions("faces") if partition["archive"] == archive
-    }
+    partitions = lake.partitions("faces")
+    found = {partition["ingest"]: partition for partition in partitions if partition["archive"] == archive}
     if not found:
-        raise UsageError(f"no faces of archive {archive} in {lake.url}: run `mien ingest` first, or pass --archive")
+        others = ", ".join(sorted({partition["archive"] for partition in partitions}))
+        what_to_do = f"choose one of {others} with --archive" if others else "run `mien ingest` first"
+        raise UsageError(f"no faces of archive {archive} in {lake.url}: {what_to_do}")
     ways = ", ".join(sorted(found))
     if ingest is None and len(found) > 1:
         raise UsageError(f"archive {archive} was ingested in several ways: choose one of {ways} with --ingest")

@@ -233,7 +233,7 @@ def run_job(*arguments: str) -> tuple[JobOptions, str]:
 
 
 def test_a_jobs_options_arrive_together(tmp_path: Path) -> None:
-    assert run_job("src", "--lake", "s3://b/lake") == (JobOptions(lake="s3://b/lake"), "src")
+    assert run_job("src", "--lake", "s3://b/lake") == (JobOptions(lake="s3://b/lake", archive="main"), "src")
     config = tmp_path / "c.yaml"
     config.touch()
     options, _ = run_job(

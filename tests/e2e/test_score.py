@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import psutil
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from commands import mien, rows, start, table
@@ -67,6 +68,23 @@ def test_a_second_run_scores_nothing_and_says_so(scored: Path, archive: Path, bu
     assert done.status == 0
     assert (done.summary["planned"], done.summary["skipped"], done.summary["rows"]) == (0, 4, 0)
     assert {path: path.stat().st_mtime_ns for path in scored.rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(("command", "name"), [("score", "scores"), ("ingest", "faces")])
+def test_an_archive_grows_and_keeps_one_row_a_face_however_its_videos_are_named(
+    command: str, name: str, archive: Path, tmp_path: Path
+) -> None:
+    first, second, *_ = sorted(archive.glob("*.mp4"))
+    options = ("--lake", tmp_path / "lake", "--every", 10, "--json")
+    assert mien(command, first, *options).summary["ok"] == 1
+    before = table(tmp_path / "lake", name)
+    grown = mien(command, second.name, first.name, *options, cwd=archive)
+    assert (grown.summary["planned"], grown.summary["skipped"]) == (1, 1), grown.stderr
+    after = table(tmp_path / "lake", name)
+    assert set(after["uri"].to_pylist()) == {str(first), str(second)}
+    assert after.filter(pc.equal(after["uri"], str(first))).equals(before)
+    folders = {part.parent for part in (tmp_path / "lake" / name).rglob("*.parquet")}
+    assert [folder.name for folder in folders] == ["archive=main"]
 
 
 def test_rows_do_not_depend_on_workers_batch_size_order_or_the_folder_a_command_runs_in(

@@ -146,25 +146,6 @@ def test_long_list_streams_in_batches(tmp_path: Path) -> None:
     assert [batch.num_rows for batch in batches] == [10_000, 10_000, 5_000]
 
 
-@pytest.mark.parametrize(
-    ("sources", "name"),
-    [
-        (["/data/My Clips/"], "my-clips"),
-        (["/data/clips/a.mp4", "/data/clips/b.mp4"], "clips"),
-        (["/data/clips/*.mp4"], "clips"),
-        (["/data/list of 3.csv"], "list-of-3"),
-        (["s3://bucket/pre/fix"], "fix"),
-        (["s3://bucket"], "bucket"),
-        (["/data/2024/"], "archive-2024"),
-        (["/data/ab", "/data/ac"], "data"),
-        (["s3://bucket/x", "/data/ac"], "x"),
-        (["/"], "archive"),
-    ],
-)
-def test_default_name_is_that_of_the_common_folder(sources: list[str], name: str) -> None:
-    assert archive.default_name(sources) == name
-
-
 def test_s3_object_prefix_glob_and_list(s3_url: str) -> None:
     store = Store(s3_url)
     keys = ("a/1.mp4", "a/b/2.mkv", "a/notes.json", "ab/3.mp4", "a/we?rd.mov")

@@ -71,7 +71,7 @@ def test_status_prints_text_or_one_json_object(lake: str, capsys: pytest.Capture
         (["v.mp4", "--ingest", "i-1"], "--from-faces"),
         (["--from-faces", "--archive", "a", "--every", "2"], "decoder, detector"),
         (["--from-faces", "--archive", "a", "--detector", "mtcnn"], "decoder, detector"),
-        (["--from-faces"], "--archive"),
+        ([], "name the videos to score, or --from-faces"),
     ],
 )
 def test_options_of_score_that_would_be_ignored_are_wrong_usage(options: list, sentence: str, capsys) -> None:

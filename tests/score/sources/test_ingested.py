@@ -113,8 +113,10 @@ def test_what_has_no_faces_says_why(lake: Lake, ingest) -> None:
 
 
 def test_faces_that_are_not_there_or_not_fit_are_wrong_usage(lake: Lake, ingest) -> None:
+    with pytest.raises(UsageError, match=r"no faces of archive a in .*: run `mien ingest` first"):
+        from_faces.find(lake, "a", None, CROP)
     ingest(lake, "a", videos("a", 1))
-    with pytest.raises(UsageError, match="no faces of archive b"):
+    with pytest.raises(UsageError, match=r"no faces of archive b in .*: choose one of a with --archive"):
         from_faces.find(lake, "b", None, CROP)
     with pytest.raises(UsageError, match="choose one of i-"):
         from_faces.find(lake, "a", "i-0", CROP)
