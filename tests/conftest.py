@@ -15,13 +15,15 @@ import hypothesis
 import pandas  # noqa: F401  # before a command that keeps pyarrow from it is called in this process
 import pytest
 from ray_cluster import ray_cluster
-from s3_server import free_port, make_bucket, s3_environment, start_s3_server
 from xdist.scheduler import LoadFileScheduling
+
+from benchmarks.support.s3_server import free_port, make_bucket, s3_environment, start_s3_server
 
 # No test may depend on how fast the machine is.
 hypothesis.settings.register_profile("mien", deadline=None)
 hypothesis.settings.load_profile("mien")
 
+ON_CLUSTER = ("tests/e2e/", "tests/common/run/test_pools.py")
 ROOT = Path(__file__).resolve().parent.parent
 TEST_DATA = Path(os.environ.get("MIEN_TEST_DATA", ROOT.parent / "shared" / "data"))
 
@@ -31,10 +33,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 
 class _ByDearFixtures(LoadFileScheduling):
-    """Tests that share dear fixtures run in one process: those of a file, and all from end to end."""
+    """Tests that share dear fixtures run in one process: those of a file, and all that need the Ray cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+        return "cluster" if nodeid.startswith(ON_CLUSTER) else super()._split_scope(nodeid)
 
 
 def _folder(name: str) -> Path:

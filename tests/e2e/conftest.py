@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from commands import mien
-from s3_server import free_port, make_bucket, s3_environment, start_s3_server
+
+from benchmarks.support.s3_server import free_port, make_bucket, s3_environment, start_s3_server
 
 
 @pytest.fixture(scope="session")

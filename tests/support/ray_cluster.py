@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from s3_server import free_port, s3_environment
+
+from benchmarks.support.s3_server import free_port, s3_environment
 
 OPTIONS = ("--num-cpus=2", "--object-store-memory=200000000", "--include-dashboard=false", "--disable-usage-stats")
 

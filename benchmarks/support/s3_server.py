@@ -1,4 +1,4 @@
-"""A real S3 server for tests: ministack in a process, on a free port."""
+"""A real S3 server for tests and benchmarks: ministack in a process, on a free port."""
 
 from __future__ import annotations
 
