@@ -22,6 +22,7 @@ import pyarrow.parquet
 
 from common.commit.units import DENIED, LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
 from common.errors import AccessDenied, UsageError
+from common.lake.layout import is_of_a_lake
 from common.store.base import StoreSettings
 from common.store.store import Store
 from common.store.uris import canonical_uri, split_uri
@@ -39,7 +40,7 @@ def listing(sources: Sequence[str], settings: StoreSettings | None = None) -> It
 
     Folders and prefixes are searched recursively. Every file counts, whatever its extension, so that no video is missed
     because of its name; a file that is no video fails later as `not_video`. Hidden files (the name begins with a dot)
-    are left out. Raises UsageError if a source does not exist or holds no file.
+    and what a lake keeps are left out. Raises UsageError if a source does not exist or holds no file.
     """
     if not sources:
         raise UsageError("no videos given: name a file, a folder, a glob, an s3:// prefix or a list of URIs")
@@ -100,7 +101,7 @@ def _walk(folder: str) -> Iterator[_Row]:
     except OSError as error:
         raise UsageError(f"{folder} cannot be listed: {error.strerror}, fix its permissions or leave it out") from None
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or is_of_a_lake(entry.path):
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path)
@@ -110,6 +111,8 @@ def _walk(folder: str) -> Iterator[_Row]:
 
 def _glob(pattern: str) -> Iterator[_Row]:
     for path in glob.iglob(pattern, recursive=True):
+        if is_of_a_lake(path):
+            continue
         if not os.path.isdir(path):
             yield _stat(path)
         elif "**" not in pattern:
@@ -148,7 +151,8 @@ def _s3(uri: str, settings: StoreSettings) -> Iterator[_Row]:
         prefix, matches = f"{key.rstrip('/')}/" if key else "", re.compile("")
     for entry in store.list(prefix):
         hidden = any(name.startswith(".") for name in entry.key[len(prefix) :].split("/"))
-        if not (hidden or entry.key.endswith("/")) and matches.match(entry.key):
+        left_out = hidden or is_of_a_lake(entry.key) or entry.key.endswith("/")
+        if not left_out and matches.match(entry.key):
             yield f"{root}/{entry.key}", entry.version, entry.size
 
 

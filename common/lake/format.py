@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from common.errors import AlreadyExists, NotFound, UsageError
+from common.errors import AccessDenied, AlreadyExists, NotFound, UsageError
 from common.lake.layout import Lake
 from common.lake.schema import TABLES
 
@@ -36,6 +36,15 @@ def check_existing(lake: Lake) -> None:
     if next(lake.store.list(), None) is None:
         raise UsageError(f"there is no lake at {lake.url}: give the folder or prefix that --lake named")
     check(lake)
+
+
+def check_writable(lake: Lake) -> None:
+    """`check`, for a command that is about to write; also raises `UsageError` where nothing can be put."""
+    check(lake)
+    try:
+        lake.store.check_writable()
+    except AccessDenied as error:
+        raise UsageError(str(error)) from None
 
 
 def claim(lake: Lake) -> None:

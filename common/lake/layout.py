@@ -20,6 +20,10 @@ _VALUE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _RESERVED = {"null", "none", "nil", "na", "nan", "inf", "infinity", "true", "false"}
 # The folders between a table's schema and its parts: columns for whoever queries it.
 PARTITION_KEYS = {table: tuple(folders) for table, folders in FOLDERS.items()}
+_OF_A_LAKE = re.compile(
+    rf"(\A|/)(((_plans|_ledger|_staging|_strikes|_configs)/)?({'|'.join(TABLES)})/schema=\d+(/|\Z)"
+    r"|_runs/r\d{8}T\d{6}-[0-9a-f]{8}\.json\Z|_lake\.json\Z|_doctor/exclusive-)"
+)
 _JOBS = {"faces": "ingest-", "scores": "score-"}  # how the name of a job over videos begins, by the table it makes
 
 
@@ -32,6 +36,11 @@ def check_archive_name(name: str) -> str:
     if name in _RESERVED:
         raise UsageError(f"{name!r} cannot be an archive's name, query engines read it as a value: choose another name")
     return name
+
+
+def is_of_a_lake(path: str) -> bool:
+    """Whether a path or key is that of an object, or of a folder of them, which this program keeps in a lake."""
+    return _OF_A_LAKE.search(path) is not None
 
 
 @dataclass(frozen=True)

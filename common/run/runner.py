@@ -20,7 +20,7 @@ from common.cli import JobOptions
 from common.commit.committer import Committer, Destination
 from common.commit.units import Unit, Units, Video
 from common.errors import MienError
-from common.lake.format import check, claim
+from common.lake.format import check_writable, claim
 from common.progress import Progress
 from common.run.interrupt import sigterm_as_ctrl_c
 from common.run.pool import Pool, PoolOptions
@@ -53,9 +53,9 @@ def run(
 ) -> Summary:
     """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""
     started = time.monotonic()
+    check_writable(destination.lake)
     committer = Committer(destination)
     if options.dry_run:
-        check(destination.lake)
         units, summary = _plan(committer, listing, options)
         for unit in units:
             print(*(video.uri for video in unit.videos), sep="\n")

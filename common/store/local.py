@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.disk import speaking
-from common.errors import PreconditionFailed, StoreError
+from common.errors import PreconditionFailed, StoreError, UsageError
 from common.store.base import Entry, file_version
 
 OURS = ".mien-"  # temporary and lock files: never listed
@@ -111,6 +111,17 @@ class LocalFiles:
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 self._prune(os.path.dirname(self._path(key)))
+
+    def check_writable(self) -> None:
+        """Asks of the root, or of the folder in which it would be made."""
+        place = self.root
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        if not os.path.isdir(place):
+            raise UsageError(f"{place} is not a folder: name another place")
+        with speaking("write", self.root):
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
 
     def sweep(self) -> None:
         deadline = time.time() - SWEEP_AGE_S

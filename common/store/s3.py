@@ -14,6 +14,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -142,6 +143,11 @@ class S3Objects:
             if version is not None and isinstance(refusal, NotFound):
                 raise PreconditionFailed(f"{self._where(key)} is not there any more") from None
             raise
+
+    def check_writable(self) -> None:
+        """By a put that replaces an object which is not there: S3 looks at the permission before the condition."""
+        with suppress(PreconditionFailed):
+            self.put(f"_doctor/{uuid.uuid4().hex}", b"x", "0" * 32)
 
     def delete(self, keys: Iterable[str]) -> None:
         left = iter(keys)

@@ -99,6 +99,10 @@ class Store:
         """Deletes objects in batches; keys without an object are fine."""
         self._backend.delete(self._checked(key) for key in keys)
 
+    def check_writable(self) -> None:
+        """Raises `AccessDenied` where nothing may be put, `UsageError` where nothing can be; puts nothing itself."""
+        self._backend.check_writable()
+
     def sweep(self) -> None:
         """Removes temporary files that killed writers left a day ago or earlier (local files only)."""
         self._backend.sweep()

@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lakes import PARTITIONS, put_part, sample_rows
 
 from common.commit.units import LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
 from common.errors import UsageError
+from common.lake.layout import Lake, Partition
 from common.store.store import Store
 from ingest import archive
 
@@ -46,6 +48,33 @@ def test_hidden_files_of_a_folder_are_left_out(tree: Path) -> None:
     (tree / ".git").mkdir()
     (tree / ".git" / "clip.mp4").write_bytes(b"x")
     assert names(tree) == EVERY
+
+
+def put_lake(root: str) -> None:
+    """An object of every kind that a lake has."""
+    lake = Lake(root)
+    for table, keys in PARTITIONS.items():
+        data = Partition(table, keys).data
+        put_part(lake, table, "u1", sample_rows(table, 1))
+        for key in (lake.plan_key(data, 1), lake.config_key(data), lake.staging_prefix(data, "u1") + "1/outcome.json"):
+            if lake.store.stat(key) is None:
+                lake.store.create(key, b"x")
+    for key in (lake.strikes_prefix(data, "u1") + "1", lake.run_key("r20261121T101112-0123abcd")):
+        lake.store.create(key, b"x")
+
+
+def test_what_a_lake_among_the_videos_keeps_is_left_out(tree: Path) -> None:
+    put_lake(str(tree))
+    put_lake(str(tree / "deep" / "lake"))
+    assert names(tree) == EVERY
+    assert sorted(names(tree / "**")) == EVERY
+
+
+def test_folders_of_a_users_own_that_are_named_as_a_lakes_are_not_left_out(tree: Path) -> None:
+    for name in ("videos/1.mp4", "scores/2.mp4", "_runs/3.mp4", "_staging/4.mp4"):
+        (tree / name).parent.mkdir()
+        (tree / name).write_bytes(b"x")
+    assert set(names(tree)) - set(EVERY) == {"1.mp4", "2.mp4", "3.mp4", "4.mp4"}
 
 
 def test_row_names_the_canonical_uri_its_id_size_and_version(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +184,8 @@ def test_s3_object_prefix_glob_and_list(s3_url: str) -> None:
         return [row["uri"].removeprefix(f"{s3_url}/") for row in rows(source)]
 
     store.create("a/.hidden/4.mp4", b"x")
+    put_lake(s3_url)
+    put_lake(f"{s3_url}/a/lake")
     assert sorted(found(s3_url)) == sorted(keys)
     assert found(f"{s3_url}/a") == found(f"{s3_url}/a/") == ["a/1.mp4", "a/b/2.mkv", "a/notes.json", "a/we?rd.mov"]
     assert found(f"{s3_url}/a/notes.json") == ["a/notes.json"]

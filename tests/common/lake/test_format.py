@@ -10,7 +10,7 @@ from lakes import put_part, sample_rows
 
 from common.cli import main
 from common.errors import UsageError
-from common.lake.format import FORMAT, KEY, check, check_existing, claim
+from common.lake.format import FORMAT, KEY, check, check_existing, check_writable, claim
 from common.lake.layout import Lake
 from common.store.store import Store
 
@@ -82,6 +82,25 @@ def test_a_job_that_begins_the_lake_at_the_same_time_is_no_earlier_version(
 
     monkeypatch.setattr(Store, "list", begun)
     claim(lake)
+
+
+def test_the_check_before_a_job_writes_nothing(lake: Lake) -> None:
+    check_writable(lake)
+    claim(lake)
+    before = list(lake.store.list())
+    check_writable(lake)
+    assert list(lake.store.list()) == before
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize("place", ["file", "file/lake"])
+def test_a_job_refuses_a_lake_that_is_a_file_also_when_it_would_only_plan(
+    place: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "file").write_bytes(b"x")
+    assert main(["ingest", str(tmp_path / "a.mp4"), "--lake", str(tmp_path / place), *more]) == 2
+    assert f"mien: {tmp_path}/file is not a folder: name another place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

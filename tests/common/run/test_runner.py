@@ -15,7 +15,6 @@ from common.commit.units import LISTING, Video
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES
 from common.run.runner import PARCEL_BYTES, PARCEL_VIDEOS, parcels, run
-from common.store.store import Store
 
 SIZES = st.lists(st.integers(0, 3 * PARCEL_BYTES) | st.integers(0, 2000), max_size=3 * PARCEL_VIDEOS)
 
@@ -41,7 +40,7 @@ def test_parcels_are_of_bounded_size_unless_they_are_of_one_video(sizes: list[in
 def test_a_dry_run_names_what_it_would_do_and_counts_as_done_nothing_that_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lake = Lake(Store(str(tmp_path / "lake")))
+    lake = Lake(str(tmp_path / "lake"))
     data = Partition("scores", (("model", "m"), ("archive", "a")))
     destination = Destination(lake, data, data.videos, SCORES, {})
     rows = [{"video_id": v.video_id, "uri": v.uri, "version": "1", "size": 1} for v in videos([1] * 50)]

@@ -325,9 +325,15 @@ def test_a_read_only_folder_is_one_sentence_and_leaves_nothing() -> None:
                 os.setuid(65534)  # nobody: permissions do not hold root back
             Store(str(folder)).create("a/b", b"x")
 
-        said = in_child(put)
-        assert said.startswith("AccessDenied: cannot write")
-        assert "permissions" in said
+        def ask() -> None:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            Store(str(folder / "a" / "b")).check_writable()
+
+        for call in (put, ask):
+            said = in_child(call)
+            assert said.startswith("AccessDenied: cannot write")
+            assert "permissions" in said
         assert list(folder.iterdir()) == []
     finally:
         folder.chmod(0o755)
@@ -432,6 +438,15 @@ def test_objects_that_a_deletion_left_out_are_deleted_again(proxy: FaultProxy, s
     proxy.faults = [refusal("AccessDenied")]
     with pytest.raises(AccessDenied, match=r"cannot delete s3://.*/a: access is denied"):
         shaky.delete(["a"])
+
+
+def test_a_store_that_may_only_be_read_is_known_before_anything_is_put(proxy: FaultProxy, shaky: Store) -> None:
+    shaky.check_writable()
+    proxy.always = 403
+    with pytest.raises(AccessDenied, match=r"cannot write s3://.*: access is denied"):
+        shaky.check_writable()
+    proxy.always = "pass"
+    assert keys(shaky) == []
 
 
 def test_credentials_that_are_at_fault_are_no_fault_of_the_object(
