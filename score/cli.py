@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the bundle's networks. [default: float32]"
 )
+@click.option(
+    "--smooth",
+    metavar="box:N",
+    help="Give each face the mean of its track's predictions over N frames: rows of another model. [default: none]",
+)
 @face_options
 @job_options
 def score(
@@ -38,6 +43,7 @@ def score(
     ingest: str | None,
     batch_size: int | None,
     precision: str | None,
+    smooth: str | None,
     faces: dict[str, Any],
     options: JobOptions,
 ) -> int:
@@ -62,8 +68,8 @@ def score(
         raise click.UsageError(
             "--from-faces takes faces as they were found: leave out the options of decoder, detector"
         )
-    chosen = {"faces": faces, "batch_size": batch_size, "dtype": precision}
-    given = {key: value for key, value in chosen.items() if value}
+    chosen = {"faces": faces, "batch_size": batch_size, "dtype": precision, "smooth": smooth}
+    given = {key: value for key, value in chosen.items() if value is not None}
     where = bundle if bundle is None or bundle.startswith("s3://") else str(Path(bundle).absolute())
     with job.opened(where) as model:
         settings = config.load(job.ScoreConfig, options.config, options.overrides, given).fitted(model.manifest)

@@ -25,6 +25,7 @@ from common.run import runner
 from common.run.summary import Summary
 from common.store.base import StoreSettings
 from ingest.faces import AlignOptions, FacesOptions
+from score.smooth import Smoothing
 from score.sources.ingested import Ingested, IngestedFaces
 from score.stream import RESULTS, ScoreOptions, scores
 from train.models.registry import check_kinds, import_networks
@@ -35,6 +36,7 @@ class ScoreConfig(config.Config):
 
     faces: FacesOptions = FacesOptions()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    smooth: Smoothing | None = Field(None, description="box:N: the mean of each track's predictions over N frames")
     batch_size: int = Field(64, ge=1, description="crops a call of the encoder")
     window_batch: int = Field(8, ge=1, description="windows a call of the heads")
 
@@ -104,7 +106,7 @@ class _Processor:
         self.source: Source = (
             IngestedFaces(recipe.ingested) if recipe.ingested else FaceSource(recipe.config.faces, settings)
         )
-        self.options = ScoreOptions(recipe.config.batch_size, recipe.config.window_batch)
+        self.options = ScoreOptions(recipe.config.batch_size, recipe.config.window_batch, smooth=recipe.config.smooth)
 
     def prefetch(self, video: Video) -> None:
         self.source.prefetch(video)
@@ -137,7 +139,10 @@ def destination(
         "dtype": config_.dtype,
         "faces": {"ingest": ingested.ingest} if ingested else config_.faces.identity(),
     }
-    model = f"{manifest.name}-{manifest.id}-{config.digest(described)}"
+    if config_.smooth:  # left out where there is none, so that other models keep their names
+        described["smooth"] = config_.smooth
+    shown = [config_.smooth.replace(":", "")] if config_.smooth else []
+    model = "-".join([manifest.name, manifest.id, *shown, config.digest(described)])
     data = Partition("scores", (("model", model), ("archive", archive_name)))
     return Destination(lake=lake, data=data, videos=data.videos, schema=SCORES, config=described)
 

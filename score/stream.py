@@ -1,8 +1,9 @@
-"""One video's faces to its rows of the `scores` table: features, predictions of every head, rows.
+"""One video's faces to its rows of the `scores` table: features, predictions of every head, their averages, rows.
 
 A head with windows gets those of each track, and its overlapping predictions are averaged; a head without gets each
-face by itself. Rows leave in order as soon as every face of their frames has all its predictions, so what is held
-depends on the windows and on how many faces are in sight, never on the length of the video.
+face by itself. Predictions are averaged over frames only if the options say so. Rows leave in order as soon as every
+face of their frames has all its predictions, so what is held depends on the windows, on the frames that are averaged
+over and on how many faces are in sight, never on the length of the video.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from common.tasks import TASKS
 from common.windows import Windowing
 from score.encode import Encoder, encode
 from score.sequences import Window
+from score.smooth import smoothed
 from score.tracks import Tracks
 
 if TYPE_CHECKING:
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
 RESULTS = 1
 """The version of what scoring makes of the same faces and the same bundle; it is part of every `model=` id.
 
-Raise it with every change of arithmetic after which the rows of `scores` differ by more than rounding, here or in
-`train.models`: old and new rows must not share a partition. `tests/score/test_results.py` fails where it is forgotten.
+Raise it with every change of arithmetic after which the rows of `scores` differ by more than rounding, here, in
+`score.smooth` or in `train.models`: old and new rows must not share a partition. `tests/score/test_results.py` fails
+where it is forgotten.
 """
 
 _NO_CROPS = np.zeros((0, 0, 0, 3), np.uint8)
@@ -62,11 +65,12 @@ class Scorer(Encoder, Protocol):
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Sizes of batches: they trade memory for speed and change no row."""
+    """How faces become rows. The sizes of batches trade memory for speed and change no row."""
 
     batch_size: int = 64  # crops a call of the encoder, and faces a call of heads that take them singly
     window_batch: int = 8  # windows a call of the other heads
     table_rows: int = 2_048  # rows gathered before a table leaves; small tables cost more memory than their rows
+    smooth: str | None = None  # see `score.smooth`
 
 
 @dataclass
@@ -95,9 +99,11 @@ def scores(batches: Iterable[FaceBatch], model: Scorer, video: Video, options: S
     those of a task or a class the bundle lacks. Raises MienError when the model gives a value that is not finite, or
     not one for each output that a head names.
     """
+    stream = _Stream(model, video, options)
+    predicted = stream.predicted(batches)
     tables: list[pa.Table] = []
-    for table in _Stream(model, video, options).tables(batches):
-        tables.append(table)
+    for faces, predictions in smoothed(predicted, options.smooth) if options.smooth else predicted:
+        tables.append(to_scores(faces, video, dict(zip(stream.columns, predictions.T, strict=True))))
         if sum(len(each) for each in tables) >= options.table_rows:
             yield pa.concat_tables(tables).combine_chunks()
             tables.clear()
@@ -112,18 +118,19 @@ class _Stream:
         self._options = options
         self._pending: deque[_Pending] = deque()
         self._slot = 0
-        self._columns: list[str] = []
+        self.columns: list[str] = []
         groups: dict[Windowing | None, _Group] = {}
         for task in (task for name, task in TASKS.items() if name in model.heads):
             head = model.heads[task.name]
             tracks = None if head.windowing is None else Tracks(head.windowing)
             group = groups.setdefault(head.windowing, _Group([], [], tracks))
             group.tasks.append(task.name)
-            group.columns.extend(range(len(self._columns), len(self._columns) + len(head.outputs)))
-            self._columns += task.columns(head.outputs)
+            group.columns.extend(range(len(self.columns), len(self.columns) + len(head.outputs)))
+            self.columns += task.columns(head.outputs)
         self._groups = list(groups.values())
 
-    def tables(self, batches: Iterable[FaceBatch]) -> Iterator[pa.Table]:
+    def predicted(self, batches: Iterable[FaceBatch]) -> Iterator[tuple[FaceBatch, NDArray[np.float32]]]:
+        """The batches without their crops, in order, with the predictions for their faces: [M, K], K as `columns`."""
         for faces, features in encode(batches, self._model, batch_size=self._options.batch_size):
             self._pending.append(_Pending(replace(faces, crops=_NO_CROPS), self._slot))
             for group in self._groups:
@@ -181,18 +188,17 @@ class _Stream:
             if first == last:
                 continue
             if pending.predictions is None:
-                pending.predictions = np.empty((size, len(self._columns)), np.float32)
+                pending.predictions = np.empty((size, len(self.columns)), np.float32)
             rows = slots[first:last] - pending.slot
             pending.predictions[rows[:, None], group.columns] = predictions[first:last]
             pending.given += int(last - first)
 
-    def _leave(self) -> Iterator[pa.Table]:
+    def _leave(self) -> Iterator[tuple[FaceBatch, NDArray[np.float32]]]:
         def complete(pending: _Pending) -> bool:
             return pending.given == len(pending.faces.row) * len(self._groups)
 
         while self._pending and complete(self._pending[0]):
             pending = self._pending.popleft()
-            if len(pending.faces.frame_index):
-                predictions = pending.predictions
-                columns = {} if predictions is None else dict(zip(self._columns, predictions.T, strict=True))
-                yield to_scores(pending.faces, self._video, columns)
+            if len(pending.faces):
+                none = np.zeros((0, len(self.columns)), np.float32)
+                yield pending.faces, none if pending.predictions is None else pending.predictions

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import pandas as pd
 import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -86,6 +87,21 @@ def test_an_archive_grows_and_has_each_row_once_however_its_videos_are_named_and
     assert after.filter(pc.equal(after["uri"], first)).equals(before)
     folders = {part.parent for part in (tmp_path / "lake" / name).rglob("*.parquet")}
     assert [folder.name for folder in folders] == ["archive=main"]
+
+
+def test_smoothed_scores_are_means_of_the_plain_ones_under_another_model(
+    archive: Path, bundle: Path, golden: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    clip = min(archive.glob("*.mp4"))
+    done = mien("score", clip, "--lake", tmp_path / "lake", "--model", bundle, "--smooth", "box:9")
+    assert done.status == 0, done.stderr
+    (model,) = (tmp_path / "lake" / "scores" / "schema=1").iterdir()
+    assert "-box9-" in model.name
+    plain = pd.DataFrame([row for row in golden if row["uri"] == clip.name])
+    smoothed = pd.DataFrame(rows(tmp_path / "lake"))
+    assert plain.track_id.nunique() == 1
+    expected = plain[["valence", "expr_neutral", "au01"]].rolling(9, center=True, min_periods=1).mean()
+    pd.testing.assert_frame_equal(smoothed[list(expected)], expected, atol=1e-4)
 
 
 def test_rows_do_not_depend_on_workers_batch_size_order_or_the_folder_a_command_runs_in(

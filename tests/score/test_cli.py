@@ -79,6 +79,16 @@ def test_options_of_score_that_would_be_ignored_are_wrong_usage(options: list, s
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "given", [["--smooth", "box:1"], ["--smooth", "gauss:3"], ["--smooth", ""], ["--set", "smooth=50"]]
+)
+def test_a_smoothing_that_there_is_not_is_one_sentence_and_exit_status_2(given: list, tmp_path: Path, capsys) -> None:
+    assert main(["score", "v.mp4", "--lake", str(tmp_path / "lake"), *given]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "'smooth' should be " in sentence
+    assert not (tmp_path / "lake").exists()
+
+
 @pytest.mark.parametrize("source", [["VIDEO"], ["--from-faces", "--archive", "clips"]])
 def test_a_lake_of_an_earlier_version_is_not_scored_into(
     source: list[str], lake: str, tmp_path: Path, capsys: pytest.CaptureFixture
