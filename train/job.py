@@ -30,16 +30,18 @@ from train.recipe import DataOptions, Recipe, Selection
 from train.stages import Stages, Trained
 
 
-def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None) -> Bundle:
+def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, force: bool = False) -> Bundle:
     """Trains the recipe and writes the bundle `out`; logs and each stage's result go to the folder `work`.
 
     A stage whose result is there already, made by the same settings from the same data, is not run again. `work` is
     `<out>.train` unless named. Raises UsageError for a lake without the faces or labels that it takes, for folders that
-    cannot be written, and for an `init` of another kind.
+    cannot be written, for a bundle that is in `out` unless `force` replaces it, and for an `init` of another kind.
     """
     if int(environment.WORLD_SIZE.get() or 1) > 1:
         raise UsageError("mien train runs in one process: start it by itself, not with torchrun or another launcher")
     out, work = _folders(out, work)
+    if not force:
+        folder.refuse_to_replace(out, lake)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faces = faces_.read(lake, recipe.data, recipe.preprocess, recipe.crop.size)
     _check(recipe, faces, lake)

@@ -18,6 +18,7 @@ from common.errors import MienError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from common.lake.layout import Lake
     from common.store.base import StoreSettings
 
 
@@ -68,6 +69,24 @@ def check_destination(folder: Path) -> None:
         taken = folder.exists() or folder.is_symlink()
     if taken:
         raise UsageError(f"{folder} exists and is not a bundle: it would be overwritten, name another folder")
+
+
+def refuse_to_replace(folder: Path, lake: Lake | None = None) -> None:
+    """Raises `UsageError` for a bundle in `folder`; says which scores `lake` has by it. Only this lake can be asked."""
+    try:
+        held = parse((folder / MANIFEST).read_bytes(), str(folder))
+    except OSError:
+        return
+    except UsageError:
+        what, rows = "a bundle", "rows that it has scored keep the name of its model"
+    else:
+        what, model = f"the bundle {held.name} {held.id}", f"{held.name}-{held.id}-"
+        rows = f"rows that it has scored keep their model's name, {model}..."
+        scored = [p for p in lake.partitions("scores") if p["model"].startswith(model)] if lake else []
+        if lake and scored:
+            names = ", ".join(f"{p['model']} in archive {p['archive']}" for p in scored)
+            rows = f"its scores in the lake {lake.url} stay ({names})"
+    raise UsageError(f"{folder} holds {what}: replace it with --force, or name another folder; {rows}")
 
 
 def write(

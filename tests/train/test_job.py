@@ -93,7 +93,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_stage_that_it_was_in(
 
         monkeypatch.setattr(loop, "fit", fit)
         with contextlib.suppress(KeyboardInterrupt):
-            return trained, job.run(recipe.load(toy_recipe, overrides), Lake(str(toy_lake)), tmp_path / out)
+            return trained, job.run(recipe.load(toy_recipe, overrides), Lake(str(toy_lake)), tmp_path / out, force=True)
         return trained, None
 
     stages, whole = run("whole")
@@ -288,6 +288,13 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(
         assert main(["train", toy_recipe, "--lake", str(toy_lake), "--out", out]) == 2
         assert "would be overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_bundle_is_not_overwritten_unless_told(
+    short: Bundle, toy_lake: Path, toy_recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", toy_recipe, *SHORT, "--lake", str(toy_lake), "--out", str(short.path)]) == 2
+    assert f"{short.path} holds the bundle toy {short.manifest.id}: replace it with --force" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

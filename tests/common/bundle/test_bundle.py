@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lakes import put_part, sample_rows
 
 from common.bundle import folder as bundle
 from common.bundle.folder import Bundle
 from common.config import digest
 from common.errors import MienError, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
+from common.lake.layout import Lake
 
 torch = pytest.importorskip("torch")
 
@@ -117,6 +119,28 @@ def test_a_bundle_may_be_replaced(tmp_path: Path, folder: Path) -> None:
     bundle.write(folder, FIELDS, weights(1))
     assert Bundle.open(folder).manifest.id != before
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_bundle_that_is_there_is_named_with_the_scores_by_it_that_a_lake_has(tmp_path: Path, folder: Path) -> None:
+    held = Bundle.open(folder).manifest
+    lake = Lake(str(tmp_path / "lake"))
+    with pytest.raises(UsageError) as error:
+        bundle.refuse_to_replace(folder, lake)
+    assert str(error.value) == (
+        f"{folder} holds the bundle {held.name} {held.id}: replace it with --force, or name another folder; "
+        f"rows that it has scored keep their model's name, {held.name}-{held.id}-..."
+    )
+    for model in (f"{held.name}-{held.id}-0a", f"{held.name}-0123456789ab-0a"):
+        put_part(lake, "scores", "u1", sample_rows("scores", 1), keys={"model": model, "archive": "tapes"})
+    said = rf"its scores in the lake {lake.url} stay \({held.name}-{held.id}-0a in archive tapes\)\Z"
+    with pytest.raises(UsageError, match=said):
+        bundle.refuse_to_replace(folder, lake)
+
+
+def test_a_damaged_bundle_is_not_replaced_unasked_either(folder: Path) -> None:
+    (folder / "bundle.json").write_text("{")
+    with pytest.raises(UsageError, match=f"{folder} holds a bundle: replace it with --force"):
+        bundle.refuse_to_replace(folder)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])

@@ -16,6 +16,7 @@ import yaml
 from onnx import helper
 
 from common import config
+from common.cli import main
 from common.errors import MienError, UsageError
 from train.models.published import described, emotiefflib, fer2013
 from train.models.published.published import Published
@@ -46,6 +47,14 @@ def test_fer2013_says_where_it_is_from_and_how_good_it_is(tmp_path: Path) -> Non
 def test_the_same_weights_give_the_same_id(tmp_path: Path) -> None:
     first, second = (fer2013.published().write(tmp_path / name).manifest.id for name in ("a", "b"))
     assert first == second
+
+
+def test_an_import_replaces_no_bundle_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["import", "fer2013", "--out", str(tmp_path / "bundle")]
+    assert main(command) == 0
+    assert main(command) == 2
+    assert "holds the bundle fer2013" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
 
 
 def test_only_the_published_file_is_fer2013(tmp_path: Path) -> None:
