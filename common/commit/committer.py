@@ -104,12 +104,18 @@ class Committer:
         self.plan.load()
         videos = [
             Video(outcome.row["uri"], outcome.row["version"], outcome.row["size"], record.unit, outcome.revision)
-            for record in self.records()
-            for outcome in record.videos
-            if outcome.row["status"] == "failed"
-            and (outcome.row["reason"] == reason if reason else outcome.row["reason"] != "erased")
+            for record, outcome in self._failed()
+            if (outcome.row["reason"] == reason if reason else outcome.row["reason"] != "erased")
         ]
         return self.plan.revise(videos, put=put)
+
+    def failed(self) -> list[str]:
+        """The ids of the videos whose committed outcome is a failure."""
+        return [outcome.video_id for _, outcome in self._failed()]
+
+    def _failed(self) -> Iterator[tuple[LedgerRecord, Outcome]]:
+        for record in self.records():
+            yield from ((record, outcome) for outcome in record.videos if outcome.row["status"] == "failed")
 
     def records(self) -> Iterator[LedgerRecord]:
         """The ledger, a few records at a time."""

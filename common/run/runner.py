@@ -99,7 +99,10 @@ def _plan(committer: Committer, listing: Iterable[pa.RecordBatch], options: JobO
     if options.retry_failed is not None:
         committer.retry_failed(options.retry_failed or None, put=put)
     units = committer.pending()
-    return units, Summary(planned=units.videos, skipped=_done_before(listed, committer, units))
+    done = _done_before(listed, committer, units)
+    known_failed = pa.array(committer.failed() if len(done) else [], pa.string())
+    failed = done.filter(pc.is_in(done, known_failed))
+    return units, Summary(planned=units.videos, skipped=len(done), failed_before=len(failed))
 
 
 def _counted(listing: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> Iterator[pa.RecordBatch]:
@@ -108,13 +111,11 @@ def _counted(listing: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> Itera
         yield batch
 
 
-def _done_before(listed: list[pa.Array], committer: Committer, units: Units) -> int:
-    """How many of the listed videos are planned and no longer pending."""
-    if not listed:
-        return 0
-    unique = pa.chunked_array([pa.chunked_array(listed).unique()])
+def _done_before(listed: list[pa.Array], committer: Committer, units: Units) -> pa.Array:
+    """The ids of the listed videos that are planned and no longer pending."""
+    unique = pa.chunked_array([pa.chunked_array(listed, pa.string()).unique()])
     pending = pc.is_in(unique, units.video_ids)
-    return pc.sum(pc.and_not(committer.plan.knows(unique), pending)).as_py()
+    return unique.filter(pc.and_not(committer.plan.knows(unique), pending)).combine_chunks()
 
 
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:

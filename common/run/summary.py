@@ -41,10 +41,14 @@ class Counts:
 
 @dataclass
 class Summary(Counts):
-    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before."""
+    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before.
+
+    Of the skipped videos, `failed_before` ended as failures then.
+    """
 
     planned: int = 0
     skipped: int = 0
+    failed_before: int = 0
     wall_s: float = 0.0
 
     def add(self, unit: Counts) -> None:
@@ -59,8 +63,8 @@ class Summary(Counts):
 
     def as_json(self) -> dict[str, Any]:
         """Without the failures, which the table `videos` holds."""
-        names = ("planned", "ok", "partial", "failed", "skipped", "frames", "rows", "wall_s", "frames_per_s")
-        return {name: getattr(self, name) for name in names}
+        counts = ("planned", "ok", "partial", "failed", "skipped", "failed_before", "frames", "rows")
+        return {name: getattr(self, name) for name in (*counts, "wall_s", "frames_per_s")}
 
 
 def tell(summary: Summary, options: JobOptions) -> int:
@@ -76,11 +80,13 @@ def tell(summary: Summary, options: JobOptions) -> int:
 
 
 def _in_words(summary: Summary, options: JobOptions) -> str:
+    before = f"; {summary.failed_before} failed before (see mien status)" if summary.failed_before else ""
     if options.dry_run:
-        return f"would do {summary.planned} videos, {summary.skipped} are done"
+        return f"would do {summary.planned} videos, {summary.skipped} are done{before}"
     if not summary.planned:
-        return f"nothing to do: all {summary.skipped} videos were done before"
+        return f"nothing to do: all {summary.skipped} videos were done before{before}"
     return (
-        f"{summary.ok} videos ok, {summary.partial} partial, {summary.failed} failed, {summary.skipped} done before; "
+        f"{summary.ok} videos ok, {summary.partial} partial, {summary.failed} failed, "
+        f"{summary.skipped} done before{before}; "
         f"{summary.frames} frames, {summary.rows} rows in {summary.wall_s:.1f} s ({summary.frames_per_s:.1f} frames/s)"
     )

@@ -104,6 +104,22 @@ def test_smoothed_scores_are_means_of_the_plain_ones_under_another_model(
     pd.testing.assert_frame_equal(smoothed[list(expected)], expected, atol=1e-4)
 
 
+def test_a_later_run_says_how_many_of_its_videos_failed_before(tmp_path: Path) -> None:
+    for name in ("a.srt", "b.srt"):
+        (tmp_path / name).write_text("1\n00:00:01 --> 00:00:02\nno video")
+    options = ("--lake", tmp_path / "lake", "--json")
+    assert mien("ingest", tmp_path, *options).status == 3
+    again = mien("ingest", tmp_path, *options)
+    assert again.status == 0
+    assert again.stderr.strip() == "nothing to do: all 2 videos were done before; 2 failed before (see mien status)"
+    counts = ("planned", "skipped", "failed", "failed_before")
+    assert [again.summary[name] for name in counts] == [0, 2, 0, 2]
+    one = mien("ingest", tmp_path / "a.srt", "--dry-run", *options)
+    assert [one.summary[name] for name in counts] == [0, 1, 0, 1]
+    retried = mien("ingest", tmp_path, "--retry-failed", "--dry-run", *options)
+    assert [retried.summary[name] for name in counts] == [2, 0, 0, 0]
+
+
 def test_rows_do_not_depend_on_workers_batch_size_order_or_the_folder_a_command_runs_in(
     archive: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str], tmp_path: Path
 ) -> None:
