@@ -9,7 +9,6 @@ compares ways of storing the column `crop`: a part is written, and read whole.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from argparse import Namespace
@@ -29,6 +28,7 @@ from benchmarks.support import clips, s3_server
 from benchmarks.support.harness import Result, parser, run, side_by_side
 from common.commit.committer import Committer, Destination, Staging
 from common.commit.units import LISTING, Unit, Video
+from common.environment import Variable, temporary
 from common.faces import FaceBatch, to_faces
 from common.lake.layout import Lake
 from common.run.local import LocalPool, cpus
@@ -104,17 +104,15 @@ def s3_lake() -> Iterator[str]:
     """A bucket of a server that lives as long as the block; the environment points at it."""
     port = s3_server.free_port()
     endpoint = f"http://127.0.0.1:{port}"
-    before = dict(os.environ)
-    os.environ.update(s3_server.s3_environment(endpoint))
+    settings = {Variable(name, ""): value for name, value in s3_server.s3_environment(endpoint).items()}
     server = s3_server.start_s3_server(port)
     try:
         s3_server.make_bucket(endpoint, "lakes")
-        yield "s3://lakes"
+        with temporary(settings):
+            yield "s3://lakes"
     finally:
         server.kill()
         server.wait()
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def compressions(table: pa.Table, folder: Path, rounds: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from common.config import Config
+from common.crops import TEMPLATE_SIDE, TEMPLATES, Crop
 
-TEMPLATES = {
-    "arcface": np.array(
-        [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-    )
-}
-"""Where the five points lie in a 112-pixel crop (Deng et al., "ArcFace", 2019, as its authors publish them)."""
 ALIGN_RESULTS = 1  # version of the crops; docs/decisions.md says when to raise it
 FARTHEST = 1e6  # pixels from the corner: no picture is so large
-
-
-class AlignOptions(Config):
-    """The crop that a model sees. `arcface` is the five points of ArcFace's 112-pixel crops, scaled to `size`.
-
-    `margin` is what it shows beyond the template, on each side and as a share of its side; below 0, it shows less.
-    """
-
-    template: Literal["arcface"] = "arcface"
-    size: int = Field(112, ge=16, le=1024, description="side of the crop, in pixels")
-    margin: float = Field(0.0, ge=-0.25, le=1)
 
 
 class Aligner:
     """Cuts faces out of a frame: the similarity (turn, scale, shift) that lays their five points on the template's."""
 
-    def __init__(self, options: AlignOptions) -> None:
+    def __init__(self, options: Crop) -> None:
         self.size = options.size
-        beyond = 112 * options.margin
-        self._template = (TEMPLATES[options.template] + beyond) * (options.size / (112 + 2 * beyond))
+        beyond = TEMPLATE_SIDE * options.margin
+        self._template = (TEMPLATES[options.template] + beyond) * (options.size / (TEMPLATE_SIDE + 2 * beyond))
 
     def __call__(self, rgb: NDArray[np.uint8], landmarks: NDArray) -> NDArray[np.uint8]:
         """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2] in pixels of `rgb`, counted from the centre of its first

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Config
+from common.crops import Crop
 from common.faces import FaceBatch
-from ingest.align import ALIGN_RESULTS, Aligner, AlignOptions
+from ingest.align import ALIGN_RESULTS, Aligner
 from ingest.cuts import CutFinder
 from ingest.decode.reader import DECODE_RESULTS, DecodeOptions, FrameBatch, VideoReader
 from ingest.detect.detector import Faces
@@ -31,7 +32,7 @@ class FacesOptions(Config):
     detector: DetectorOptions = DetectorOptions()
     tracker: TrackerOptions = TrackerOptions()
     quality: QualityOptions = QualityOptions()
-    align: AlignOptions = AlignOptions()
+    align: Crop = Crop()
 
     def identity(self) -> dict[str, Any]:
         """What decides which faces are found: options without limits and sizes of batches, weights by their digest, and
@@ -43,7 +44,7 @@ class FacesOptions(Config):
         if not detector.has_weights:
             build(self.detector)
         found = self.model_dump(mode="json")
-        found["decode"] = self.decode.model_dump(include={"decoder", "every"})
+        found["decode"] = self.decode.identity()
         found["detector"]["weights"] = None if self.detector.weights is None else _sha256(self.detector.weights)
         found["results"] = {
             "decode": DECODE_RESULTS,

@@ -24,7 +24,7 @@ from common.lake.schema import SCORES
 from common.run import runner
 from common.run.summary import Summary
 from common.store.base import StoreSettings
-from ingest.faces import AlignOptions, FacesOptions
+from ingest.faces import FacesOptions
 from score.smooth import Smoothing
 from score.sources.ingested import Ingested, IngestedFaces
 from score.stream import RESULTS, ScoreOptions, scores
@@ -42,8 +42,7 @@ class ScoreConfig(config.Config):
 
     def fitted(self, bundle: BundleManifest) -> ScoreConfig:
         """With faces cut as the bundle takes them, whatever else was asked for."""
-        align = AlignOptions(**bundle.crop.model_dump())
-        return self.model_copy(update={"faces": self.faces.model_copy(update={"align": align})})
+        return self.model_copy(update={"faces": self.faces.model_copy(update={"align": bundle.crop})})
 
 
 @contextmanager

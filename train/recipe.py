@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from common import config
-from common.bundle.manifest import BundleManifest, Crop, Preprocess
+from common.bundle.manifest import BundleManifest, Preprocess
 from common.config import Config
+from common.crops import Crop
 from common.errors import UsageError
 from common.tasks import TASKS, TaskName
 from train.models.preprocess import channels

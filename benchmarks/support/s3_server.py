@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from common import environment
 
 
 def free_port() -> int:
@@ -22,7 +23,7 @@ def start_s3_server(port: int) -> subprocess.Popen[bytes]:
     """A ministack process on `port`, answering."""
     server = subprocess.Popen(
         [Path(sys.executable).parent / "ministack"],
-        env=os.environ | {"GATEWAY_PORT": str(port)},
+        env=environment.values() | {"GATEWAY_PORT": str(port)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from common.bundle.weights import WeightsRecord
 from common.config import Config, digest, explain
+from common.crops import Crop
 from common.errors import UsageError
 from common.tasks import TASKS, TaskName
 
@@ -29,17 +30,6 @@ class HeadPart(Part):
 
     outputs: tuple[str, ...] = Field(min_length=1, description="names of the values that the head gives, in order")
     threshold: float | None = Field(None, description="probability from which on a class counts as present")
-
-
-class Crop(Config):
-    """The aligned crops that the bundle takes: a five-point template and their side in pixels.
-
-    `margin` is what they show beyond the template, on each side and as a share of its side; below 0, they show less.
-    """
-
-    template: Literal["arcface"] = "arcface"
-    size: int = Field(gt=0)
-    margin: float = Field(0.0, ge=-0.25, le=1)
 
 
 class Preprocess(Config):

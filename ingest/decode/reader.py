@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -34,7 +34,7 @@ def _registered(name: str) -> str:
 
 
 class DecodeOptions(Limits):
-    """How to decode. `decoder` and `every` change what is seen; the rest are limits."""
+    """How to decode: what is seen, and within which limits."""
 
     decoder: Annotated[str, AfterValidator(_registered)] = Field(default="pyav", description="where pixels come from")
     every: int = Field(default=1, ge=1, description="give one frame in so many")
@@ -43,6 +43,10 @@ class DecodeOptions(Limits):
         default=96 << 20, ge=1, description="shared memory for frames; always room for three of them"
     )
     max_pixels: int = Field(default=8192 * 4320, ge=1, description="largest picture")
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change the frames of a video which can be decoded: all but those named here."""
+        return self.model_dump(exclude={*Limits.model_fields, "batch_frames", "ring_bytes", "max_pixels"})
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from common.crops import Crop
 from common.errors import StoreError, UsageError
-from ingest.align import Aligner, AlignOptions
+from ingest.align import Aligner
 from ingest.datasets import affwild2
 from ingest.synth import actionunits, facewarp, portraits
 
@@ -206,7 +207,7 @@ def write_clip(out: Path, clip: Clip) -> None:
     """Writes the clip's video, crops and annotation files."""
     crops = out / "cropped_aligned" / clip.name
     crops.mkdir()
-    aligner = Aligner(AlignOptions())
+    aligner = Aligner(Crop())
     with av.open(str(out / "videos" / f"{clip.name}.mp4"), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=FPS, options=ENCODING)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.bundle.manifest import Crop
 from common.commit.committer import Committer, Destination, LedgerRecord, Outcome
 from common.commit.units import LISTING, Video
+from common.crops import Crop
 from common.errors import NotFound, UsageError, VideoError
 from common.faces import FaceBatch, from_faces
 from common.lake.format import check

@@ -11,15 +11,14 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
 from common.commit.units import Video
+from common.crops import Crop
 from common.errors import MienError
 from common.faces import FaceBatch, from_faces, to_faces, to_scores
 from common.lake.schema import BOX_COLUMNS, FACES, LANDMARK_COLUMNS, SCORES
-from ingest.align import Aligner, AlignOptions
+from ingest.align import Aligner
 
 VIDEO = Video(uri="/archive/a b.mp4", version="1-2", size=1)
-CROP = Aligner(AlignOptions())(
-    data.astronaut(), np.array([[[201, 107], [244, 107], [221, 132], [206, 152], [239, 152]]])
-)[0]
+CROP = Aligner(Crop())(data.astronaut(), np.array([[[201, 107], [244, 107], [221, 132], [206, 152], [239, 152]]]))[0]
 
 
 def batch(counts: list[int], size: int = 112, first: int = 5) -> FaceBatch:

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from skimage import data
 from skimage.transform import SimilarityTransform
 
-from ingest.align import TEMPLATES, Aligner, AlignOptions, degenerate, similarity
+from common.crops import TEMPLATES, Crop
+from ingest.align import Aligner, degenerate, similarity
 
 TEMPLATE = TEMPLATES["arcface"]
 
@@ -35,8 +36,8 @@ def test_a_margin_shows_so_much_more_around_the_same_face(margin: float) -> None
     picture = cv2.GaussianBlur(data.astronaut(), (0, 0), 3)
     points = placed(1.0, 0.2, (230, 120))[None]
     rim = round(112 * margin)
-    wide = Aligner(AlignOptions(size=112 + 2 * rim, margin=margin))(picture, points)[0]
-    plain = Aligner(AlignOptions())(picture, points)[0]
+    wide = Aligner(Crop(size=112 + 2 * rim, margin=margin))(picture, points)[0]
+    plain = Aligner(Crop())(picture, points)[0]
     if rim > 0:
         wide = wide[rim:-rim, rim:-rim]
     else:
@@ -54,9 +55,7 @@ def test_points_of_the_picture_come_to_lie_on_the_template(size: int, scale: flo
     crops = []
     for px, py in points:  # one soft spot at a time
         spot = 255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * radius**2))
-        crops.append(
-            Aligner(AlignOptions(size=size))(np.repeat(spot[..., None], 3, 2).astype(np.uint8), points[None])[0]
-        )
+        crops.append(Aligner(Crop(size=size))(np.repeat(spot[..., None], 3, 2).astype(np.uint8), points[None])[0])
     for crop, target in zip(crops, TEMPLATE * size / 112, strict=True):
         weight = crop[..., 0].astype(float)
         cy, cx = np.mgrid[:size, :size]
@@ -69,7 +68,7 @@ def test_a_shrunk_face_lies_where_an_unshrunk_one_does() -> None:
     ramp = np.stack([x / 1100 * 255, y / 1000 * 255, np.full_like(x, 77)], -1)
     for scale in (1.9, 2.1, 3.7, 5.2):
         points = placed(scale, 0.3, (560, 500))
-        crop = Aligner(AlignOptions())(ramp.round().astype(np.uint8), points[None])[0]
+        crop = Aligner(Crop())(ramp.round().astype(np.uint8), points[None])[0]
         matrix = similarity(points[None], TEMPLATE)[0]
         cy, cx = np.mgrid[:112, :112]
         source = (np.stack([cx, cy], -1) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
@@ -81,9 +80,7 @@ def test_a_shrunk_face_lies_where_an_unshrunk_one_does() -> None:
 
 def test_fine_detail_of_a_large_face_is_averaged_not_aliased() -> None:
     board = np.indices((900, 900)).sum(0) % 2 * 255
-    crop = Aligner(AlignOptions())(
-        np.repeat(board[..., None], 3, 2).astype(np.uint8), placed(4.0, 0.2, (450, 450))[None]
-    )[0]
+    crop = Aligner(Crop())(np.repeat(board[..., None], 3, 2).astype(np.uint8), placed(4.0, 0.2, (450, 450))[None])[0]
     inner = crop[10:-10, 10:-10].astype(int)
     assert np.abs(inner - 127).max() <= 2
 
@@ -93,7 +90,7 @@ def test_it_is_upright_unmirrored_and_rgb() -> None:
     picture[:, :200, 0] = 255  # red at the image's left
     picture[:, 200:, 2] = 255  # blue at its right
     picture[:200, :, 1] = 128  # green above
-    crop = Aligner(AlignOptions())(picture, placed(1.5, 0.0, (200, 200))[None])[0]
+    crop = Aligner(Crop())(picture, placed(1.5, 0.0, (200, 200))[None])[0]
     assert crop[5, 5].tolist() == [255, 128, 0]
     assert crop[5, -6].tolist() == [0, 128, 255]
     assert crop[-6, 5].tolist() == [255, 0, 0]
@@ -102,18 +99,18 @@ def test_it_is_upright_unmirrored_and_rgb() -> None:
 def test_a_turned_head_comes_upright() -> None:
     picture = data.astronaut()
     points = np.array([[201.0, 107.0], [244.0, 107.0], [221.0, 132.0], [206.0, 152.0], [239.0, 152.0]])
-    straight = Aligner(AlignOptions())(picture, points[None])[0]
+    straight = Aligner(Crop())(picture, points[None])[0]
     quarter = np.ascontiguousarray(np.rot90(picture))  # (x, y) goes to (y, W - 1 - x)
     turned = np.stack([points[:, 1], picture.shape[1] - 1 - points[:, 0]], 1)
-    again = Aligner(AlignOptions())(quarter, turned[None])[0]
+    again = Aligner(Crop())(quarter, turned[None])[0]
     assert np.abs(straight.astype(int) - again).mean() < 1
 
 
 def test_beyond_the_frame_it_is_black() -> None:
-    crop = Aligner(AlignOptions())(np.full((100, 100, 3), 200, np.uint8), placed(1.0, 0.0, (0, 50))[None])[0]
+    crop = Aligner(Crop())(np.full((100, 100, 3), 200, np.uint8), placed(1.0, 0.0, (0, 50))[None])[0]
     assert crop[56, 5].tolist() == [0, 0, 0]
     assert crop[56, 80].tolist() == [200, 200, 200]
-    outside = Aligner(AlignOptions())(np.full((100, 100, 3), 200, np.uint8), placed(5.0, 0.0, (-9000, 50))[None])[0]
+    outside = Aligner(Crop())(np.full((100, 100, 3), 200, np.uint8), placed(5.0, 0.0, (-9000, 50))[None])[0]
     assert outside.max() == 0
 
 
@@ -129,7 +126,7 @@ def test_beyond_the_frame_it_is_black() -> None:
     ],
 )
 def test_points_that_are_no_face_are_degenerate_and_still_give_a_crop(points: np.ndarray) -> None:
-    aligner = Aligner(AlignOptions())
+    aligner = Aligner(Crop())
     assert aligner.degenerate(points[None]).tolist() == [True]
     assert aligner(data.astronaut(), points[None]).shape == (1, 112, 112, 3)
 
@@ -137,16 +134,16 @@ def test_points_that_are_no_face_are_degenerate_and_still_give_a_crop(points: np
 def test_faces_seen_from_the_side_or_turned_are_not_degenerate() -> None:
     profile = TEMPLATE * [0.35, 1]
     upside_down = TEMPLATE @ np.diag([-1, -1]) + 150
-    assert Aligner(AlignOptions()).degenerate(np.stack([TEMPLATE, profile, upside_down])).tolist() == [False] * 3
+    assert Aligner(Crop()).degenerate(np.stack([TEMPLATE, profile, upside_down])).tolist() == [False] * 3
 
 
 @given(arrays(np.float32, (3, 5, 2), elements=st.floats(width=32, allow_nan=True, allow_infinity=True)))
 def test_any_points_give_crops(points: np.ndarray) -> None:
     picture = np.full((60, 80, 3), 9, np.uint8)
-    crops = Aligner(AlignOptions(size=32))(picture, points)
+    crops = Aligner(Crop(size=32))(picture, points)
     assert crops.shape == (3, 32, 32, 3)
     assert crops.dtype == np.uint8
 
 
 def test_no_faces_are_no_crops() -> None:
-    assert Aligner(AlignOptions(size=64))(data.astronaut(), np.zeros((0, 5, 2))).shape == (0, 64, 64, 3)
+    assert Aligner(Crop(size=64))(data.astronaut(), np.zeros((0, 5, 2))).shape == (0, 64, 64, 3)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from lakes import account, listing
 
-from common.bundle.manifest import Crop
 from common.commit.committer import Committer, Staging
 from common.commit.units import Video
+from common.crops import Crop
 from common.errors import UsageError, VideoError
 from common.faces import to_faces
 from common.lake.format import claim

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from common.bundle.manifest import Crop, Origin, Part, Preprocess
+from common.bundle.manifest import Origin, Part, Preprocess
 from common.config import Config
+from common.crops import Crop, View
 from common.errors import UsageError
 from common.tasks import TASKS, AnyOf, OneOf
 from train.models.onnx import GraphOutput, OnnxEncoder, OnnxOptions
@@ -36,13 +37,6 @@ class Input(Config):
         if {len(self.mean), len(self.std)} != {channels} or min(self.std) <= 0:
             raise ValueError(f"mean and std should have {channels} numbers each, those of std above 0")
         return self
-
-
-class View(Config):
-    """The aligned crop that the file was trained on, see `common.bundle.manifest.Crop`."""
-
-    template: Literal["arcface"] = "arcface"
-    margin: float = Field(0.0, ge=-0.25, le=1)
 
 
 class Output(Config):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bundle.manifest import Crop, Origin, Part, Preprocess
+from common.bundle.manifest import Origin, Part, Preprocess
+from common.crops import Crop
 from common.errors import UsageError
 from train.models.published.published import Published, read
 

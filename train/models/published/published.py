@@ -12,7 +12,8 @@ import numpy as np
 
 from common.bundle import folder as folder_
 from common.bundle.folder import Bundle
-from common.bundle.manifest import Crop, Origin, Part, Preprocess
+from common.bundle.manifest import Origin, Part, Preprocess
+from common.crops import Crop
 from common.errors import UsageError
 from common.tasks import TASKS
 
