@@ -1,4 +1,4 @@
-"""What every part of mien shares: tables, storage, the commit protocol, bundles, configuration and the Ray session."""
+"""What every part of mien shares: tables, storage, the commit protocol, jobs and workers, bundles, configuration."""
 
 from importlib.metadata import version
 

@@ -18,9 +18,9 @@ class _NoPandas:
 
 
 def without_pandas() -> None:
-    """Keeps pyarrow from importing pandas when the first array is made, which takes most of a second.
+    """Keeps pyarrow from importing pandas when it makes its first array, which takes most of a second.
 
-    pyarrow looks for it once: `to_pandas` fails from then on in this process. Does nothing where pandas is imported.
+    pyarrow looks for pandas once: `to_pandas` fails from then on in this process. Does nothing if pandas is imported.
     """
     if "pandas" in sys.modules:
         return

@@ -71,7 +71,7 @@ def digest(value: BaseModel | Mapping[str, Any]) -> str:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str, ...], str]:
-    """The key that a validation error is about, and a sentence about it. Unknown keys come before wrong values."""
+    """The key of a validation error, and a sentence about it. Of several errors, an unknown key is told first."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     path = tuple(str(step) for step in first["loc"])
@@ -92,7 +92,7 @@ def _sentence(problem: ErrorDetails, path: tuple[str, ...], model: type[BaseMode
 
 
 def _nearest(path: tuple[str, ...], model: type[BaseModel]) -> str | None:
-    """The known key of the whole model that is most similar to an unknown one; its own section comes first."""
+    """The known key that is most similar to an unknown one: in its own section, or anywhere in the model."""
     *section, name = path
     known = {key.rsplit(".", 1)[-1]: key for key in _keys(model)}
     known |= {field: ".".join([*section, field]) for place in _sections(model, section) for field in place.model_fields}
@@ -101,7 +101,7 @@ def _nearest(path: tuple[str, ...], model: type[BaseModel]) -> str | None:
 
 
 def _sections(model: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
-    """The models that may stand at `path`. Steps that are no fields (list positions, union tags) are skipped."""
+    """The models of the section at `path`. Steps that are not fields (list positions, union tags) are skipped."""
     places = [model]
     for step in path:
         below = [part for place in places if step in place.model_fields for part in _parts(place, step)]
@@ -171,7 +171,7 @@ def _lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` updated by `above`, section by section. A value that is no section is replaced whole."""
+    """`below` updated by `above`, section by section. Any other value is replaced as a whole."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping):

@@ -13,7 +13,7 @@ from common.errors import AccessDenied, AlreadyExists, NotFound, StoreError
 def speaking(action: str, path: str) -> Iterator[None]:
     """Turns an error of the operating system in the block into a `StoreError` with a sentence.
 
-    `action`: what is done to `path`: write, read, list...
+    `action`: the verb for what the block does to `path`, such as "write", "read" or "list".
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files of weights from where they are published: whole and with the digest that is stated, or not at all."""
+"""Downloads of published weights: a file appears only when it is complete and has the expected digest."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MAX_BYTES = 1 << 30
 
 
 def download(url: str, target: Path, sha256: str, otherwise: str) -> None:
-    """`url`'s content as the file `target`, whose SHA-256 begins with `sha256`.
+    """Downloads `url` to the file `target`. Its SHA-256 must begin with `sha256`.
 
-    Raises MienError where that cannot be had; `otherwise` says there what else can be done.
+    Raises MienError if that fails; `otherwise` is the part of the message that says what else the user can do.
     """
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

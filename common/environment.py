@@ -1,8 +1,8 @@
-"""Every environment variable that mien reads or sets, named and explained here; no other module touches them.
+"""Every environment variable that mien reads or sets; no other module touches the environment.
 
-Some are read by libraries alone, and mien's messages name them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE
-and the rest of AWS's credential chain (botocore), TMPDIR (where scratch files go), TORCH_HOME (where the detector's
-weights are kept), OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES (torch).
+Some variables are read by libraries only, but mien's messages or documents name them: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_PROFILE and the rest of AWS's credential chain (botocore), TMPDIR (folder of temporary
+files), TORCH_HOME (folder of the detector's weights), OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES (torch).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of the environment of this process and of those that it starts."""
+    """An environment variable of this process and of the processes that it starts."""
 
     name: str
     meaning: str
@@ -46,7 +46,7 @@ MIEN_FAULT = Variable("MIEN_FAULT", "tests only: where this process is to fail, 
 
 # What mien sets for the libraries that it uses
 
-RAY_AUTH_MODE = Variable("RAY_AUTH_MODE", "'token': Ray's ports answer only to who knows the token")
+RAY_AUTH_MODE = Variable("RAY_AUTH_MODE", "'token': Ray's ports refuse requests without the token")
 RAY_AUTH_TOKEN = Variable("RAY_AUTH_TOKEN", "the token of the Ray cluster")
 RAY_USAGE_STATS_ENABLED = Variable("RAY_USAGE_STATS_ENABLED", "'0': Ray reports nothing to its makers")
 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO = Variable(
@@ -59,21 +59,21 @@ RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER = Variable(
 )
 RAY_CLIENT_MODE = Variable("RAY_CLIENT_MODE", "'0', set by Ray itself once it runs")
 LOCAL_RANK = Variable("LOCAL_RANK", "number of this process on its machine, which DeepSpeed asks for")
-DS_ACCELERATOR = Variable("DS_ACCELERATOR", "'cpu' or 'cuda'; not set, DeepSpeed prints on stdout what it has found")
+DS_ACCELERATOR = Variable("DS_ACCELERATOR", "'cpu' or 'cuda'; if not set, DeepSpeed prints on stdout what it finds")
 OMP_WAIT_POLICY = Variable("OMP_WAIT_POLICY", "'PASSIVE': torch's threads sleep while they wait, and do not spin")
 NO_ALBUMENTATIONS_UPDATE = Variable("NO_ALBUMENTATIONS_UPDATE", "'1': albumentations does not ask for newer versions")
 
-# The whole environment of a decoder's process: nothing of ours is passed on to it. decord reads PATH.
+# The whole environment of a decoder process, which gets nothing of ours. decord reads PATH.
 OF_A_DECODER = {"PATH": "", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def threads(count: int) -> dict[str, str]:
-    """Variables that give the libraries of a new process so many threads: read when they are imported."""
+    """Variables that give the libraries of a new process `count` threads each; they read them at their import."""
     return {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 def values() -> dict[str, str]:
-    """All variables that are set, mien's or not: whoever writes logs must know which values are secret."""
+    """All variables that are set, mien's or not: `common.log` must know which values are secret."""
     return dict(os.environ)
 
 

@@ -1,4 +1,4 @@
-"""Errors that speak to people: one sentence that says what is wrong, where, and what to do."""
+"""Errors whose message is for the user: one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PreconditionFailed(StoreError):
 
 
 class CommitConflict(MienError):
-    """A part under our unit's name was written by somebody else: never overwritten, a person must look."""
+    """An object under a unit's key was not written for that unit. It is never overwritten: a person must look at it."""
 
 
 class JobStalled(MienError):
@@ -44,7 +44,7 @@ class JobStalled(MienError):
 
 
 class VideoError(Exception):
-    """One video cannot be processed: becomes its `failed` outcome, never stops a job.
+    """One video cannot be processed. It becomes the video's `failed` outcome and never stops a job.
 
     `reason` is one of `common.lake.schema.REASONS`; `message` is a sentence for the `videos` table.
     """
@@ -59,7 +59,8 @@ class VideoError(Exception):
 
 
 class DecoderKilled(VideoError):
-    """The decoder of a video was killed: by the kernel for lack of memory, or by anybody for any reason.
+    """The decoder process of a video was killed: by the kernel for lack of memory, or by somebody else.
 
-    One such death says nothing about the video: another attempt is made. If every attempt ends so, `reason` holds.
+    One such death says nothing about the video, so another attempt is made. If every attempt ends like this, the video
+    fails with `reason`.
     """

@@ -1,6 +1,6 @@
-"""Faces of a video as arrays, and as rows: the one place where a crop's JPEG and rows of `faces` and `scores` are made.
+"""Faces of a video as arrays and as rows: only this module makes the JPEG of a crop and rows of `faces` and `scores`.
 
-A table of either has a row for each face and a row for each frame without one, in order of (frame_index, track_id).
+Both tables have a row for each face and a row for each frame without one, in order of (frame_index, track_id).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from common.lake.schema import BOX_COLUMNS, FACES, LANDMARK_COLUMNS, SCORES
 from common.tasks import TASKS
 
 NO_FACE = "no_face"
-JPEG_QUALITY = 95  # of 100: a crop's grey levels change by about one in the mean
+JPEG_QUALITY = 95  # of 100: grey levels of a crop change by about 1 on average
 _EXPRESSION = TASKS["expr"]
 _EXPRESSION_COLUMNS = _EXPRESSION.columns(_EXPRESSION.known)
 
 
 @dataclass(frozen=True)
 class FaceBatch:
-    """Neighbouring frames, with or without faces, and the faces in them, in order of frame and track.
+    """F neighbouring frames, and the M faces in them, in order of frame and track. A frame may have no face.
 
-    frame_index: int32 [F]; time_s, duration_s: float64 [F]: every frame; `duration_s` until the next frame's time.
-    row: int32 [M], which of the F frames a face is in; track_id: int32 [M]; box: float32 [M, 4]; landmarks: float32
-    [M, 5, 2] (in the order of `ingest.detect.detector.Faces`); both in pixels of the upright source picture, from its
-    edge. score: float32 [M]. status: str [M], "ok" or "low_quality". crops: uint8 [M, S, S, 3], aligned, RGB.
+    Of each frame: frame_index int32 [F]; time_s, duration_s float64 [F], the latter until the next frame's time.
+    Of each face: row int32 [M], which of the F frames it is in; track_id int32 [M]; box float32 [M, 4] and landmarks
+    float32 [M, 5, 2] (in the order of `ingest.detect.detector.Faces`), both in pixels of the upright source picture,
+    from its edge; score float32 [M]; status str [M], "ok" or "low_quality"; crops uint8 [M, S, S, 3], aligned, RGB.
     """
 
     frame_index: NDArray[np.int32]
@@ -50,7 +50,7 @@ class FaceBatch:
 
 
 def to_faces(batch: FaceBatch, video: Video, *, quality: int = JPEG_QUALITY) -> pa.Table:
-    """The batch in `schema.FACES`; `quality` (1 to 100) of the crops' JPEGs, whose chroma is not subsampled."""
+    """The batch as a table in `schema.FACES`. `quality`: 1 to 100, of the crops' JPEGs; chroma is not subsampled."""
     rows = _Rows(batch, video)
     jpegs = [simplejpeg.encode_jpeg(crop, quality, "RGB", "444") for crop in np.ascontiguousarray(batch.crops)]
     columns = rows.shared() | {"crop": rows.of_faces(jpegs, pa.binary())}
@@ -60,9 +60,9 @@ def to_faces(batch: FaceBatch, video: Video, *, quality: int = JPEG_QUALITY) -> 
 
 
 def from_faces(table: pa.Table) -> FaceBatch:
-    """The batch of one video's rows, as `to_faces` made them, with the crops as JPEG kept them.
+    """The inverse of `to_faces`, except that the crops have lost what JPEG loses.
 
-    `table` holds whole frames, in order. Raises `MienError` as `decoded_crops` does.
+    `table` holds whole frames of one video, in order. Raises `MienError` as `decoded_crops` does.
     """
     index = table["frame_index"].to_numpy()
     begins = np.diff(index, prepend=-1) != 0
@@ -88,9 +88,9 @@ def from_faces(table: pa.Table) -> FaceBatch:
 
 
 def decoded_crops(faces: pa.Table) -> NDArray[np.uint8]:
-    """The crops of rows that have a face, uint8 [B, S, S, 3]; the columns crop, frame_index and uri suffice.
+    """The crops of rows that all have a face, uint8 [B, S, S, 3]. Needs the columns crop, frame_index and uri.
 
-    Raises `MienError` for one that cannot be decoded, naming its frame.
+    Raises `MienError` for a crop that cannot be decoded, naming its frame.
     """
     decoded = []
     for row, jpeg in enumerate(faces["crop"]):
@@ -103,7 +103,7 @@ def decoded_crops(faces: pa.Table) -> NDArray[np.uint8]:
 
 
 def to_scores(batch: FaceBatch, video: Video, predictions: Mapping[str, NDArray[np.float32]]) -> pa.Table:
-    """The batch in `schema.SCORES`; `predictions`: column -> float32 [M]; the columns that are not in it are NULL."""
+    """The batch as a table in `schema.SCORES`. `predictions`: column -> float32 [M]; other columns are NULL."""
     rows = _Rows(batch, video)
     columns = rows.shared() | {name: rows.of_faces(values) for name, values in predictions.items()}
     if given := [column for column in predictions if column in _EXPRESSION_COLUMNS]:
@@ -129,7 +129,7 @@ class _Rows:
         return len(self._frame)
 
     def of_faces(self, values: NDArray | list, type_: pa.DataType | None = None) -> pa.Array:
-        """A column of a value for each of the M faces: NULL in rows without one."""
+        """A column from `values` [M], one for each face: NULL in rows without a face."""
         return pa.array(values, type_).take(self._face)
 
     def shared(self) -> dict[str, pa.Array]:

@@ -1,4 +1,4 @@
-"""A test switch: makes this process fail at a named point.
+"""Faults for tests: makes this process fail at a named point.
 
 `MIEN_FAULT=name[~part of detail]:action[,...]` in the environment of a test's process, where action is `kill` (SIGKILL
 to itself), `stop` (SIGSTOP to itself, once), `raise` or `hang`. Without the variable nothing happens.

@@ -1,7 +1,7 @@
-"""Options that say by their `kind` what they are options of: one mechanism for all that can be exchanged.
+"""Options with a `kind`: the mechanism by which encoders, heads and the like can be exchanged.
 
-A section of a configuration such as `encoder: {kind: vit, depth: 4}` is read by the class that `kind` names. The class
-is imported when it is first asked for, so what a kind needs is loaded only where that kind is used.
+The key `kind` of a section such as `encoder: {kind: vit, depth: 4}` names the class of options that reads the section.
+The class is imported when it is first used, so the libraries of a kind are loaded only where that kind is used.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Options = TypeVar("Options", bound=BaseModel)
 
 
 class Kinds(Mapping[str, type[Options]], Generic[Options]):
-    """Classes of options by their kind. As a field's annotation, `Annotated[Base, KINDS]`, it reads such a section."""
+    """Kind -> class of options. A field annotated `Annotated[Base, KINDS]` is read by the class that `kind` names."""
 
     def __init__(self, noun: str, places: dict[str, str | type[Options]]) -> None:
-        """`noun` is what they are kinds of; `places` has for each kind the class, or its "module:name"."""
+        """`noun`: what they are kinds of, such as "encoder"; `places`: kind -> the class, or its "module:name"."""
         self.noun = noun
         self.places = places
 
@@ -38,10 +38,10 @@ class Kinds(Mapping[str, type[Options]], Generic[Options]):
         return len(self.places)
 
     def __contains__(self, kind: object) -> bool:
-        return kind in self.places  # Mapping's own would import the class
+        return kind in self.places  # the inherited method would import the class
 
     def read(self, section: Any) -> BaseModel:
-        """The options in a section {"kind": kind, ...}. Raises ValidationError, located in the section."""
+        """The options in a section {"kind": kind, ...}. Raises ValidationError with the key inside the section."""
         if isinstance(section, BaseModel):
             return section
         if not isinstance(section, Mapping):

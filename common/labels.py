@@ -1,11 +1,11 @@
-"""Class names and their orders. Names travel between parts, never bare numbers."""
+"""Class names and their orders. Parts of mien exchange class names, never numbers."""
 
 from __future__ import annotations
 
 # The order of Aff-Wild2's expression files (ABAW 3 to 8), of our heads and of the `expr_*` columns.
 EXPRESSIONS = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other")
 
-# Classes of other datasets: contempt of AffectNet, FER+ and MAFW, the other three of MAFW alone.
+# Classes that only other datasets have: contempt in AffectNet, FER+ and MAFW, the other three in MAFW.
 FURTHER_EXPRESSIONS = ("contempt", "anxiety", "helplessness", "disappointment")
 
 ALL_EXPRESSIONS = (*EXPRESSIONS, *FURTHER_EXPRESSIONS)

@@ -1,6 +1,6 @@
 """Structured logs on stderr: text on a terminal, JSON lines elsewhere, secrets removed from both.
 
-One handler on the root logger writes all logs, our own and those of libraries; of libraries, warnings and errors.
+One handler on the root logger writes all logs: our own, and the warnings and errors of libraries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
 _SECRET_TEXTS = [
     (re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n]+"), r"\1" + HIDDEN),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]+"), r"\1" + HIDDEN),
-    # s3://key:secret@bucket, https://user:password@host; a secret of AWS may hold slashes, a port is none.
+    # s3://key:secret@bucket, https://user:password@host. AWS secrets may contain slashes; a port is not a secret.
     (re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@'\"]+|[^\s/@:'\"]+:(?!\d+/)[^\s@'\"]+)@"), rf"\1{HIDDEN}@"),
     # The identifiers of AWS's long-lived and temporary keys.
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"), HIDDEN),
@@ -70,8 +70,8 @@ def _environment_secrets() -> list[str]:
 
 
 def _is_secret(value: str) -> bool:
-    # Such a variable may also hold a switch, or the path of a file that holds the secret: these are not secrets. But a
-    # secret may look like a path: a secret key of AWS may begin with a slash.
+    # Such a variable may also hold a switch, or the path of a file with the secret: these are not secrets. But not
+    # everything with a slash in front is a path: AWS secret keys may begin with one.
     path = value.startswith("/") and os.path.exists(value)
     return len(value) >= _MIN_SECRET and not path and not value.isdigit()
 
@@ -146,7 +146,7 @@ def configure(json: bool | None = None) -> None:
 
 
 def adopt(*names: str) -> None:
-    """Removes the handlers that these libraries installed: ours writes their logs. Call it after importing them."""
+    """Removes the log handlers of these libraries, so that ours writes their logs. Call it after importing them."""
     for name in names:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):

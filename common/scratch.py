@@ -41,7 +41,7 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _lock(path: Path) -> bool:
-    """Locks a new file until the process ends. False if another process removed it first, as if it were abandoned."""
+    """Locks a new file until the process ends. False if another process took it for abandoned and removed it first."""
     try:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""What a task is, for every part: the values that a head gives for a face, their names, labels and columns.
+"""The tasks: which values a head gives for a face, and their names, labels and columns.
 
-A task is of one of three kinds, which say how its labels are marked and how a head's raw values are activated. The loss
-and the metrics of a task are in `train.losses` and `train.metrics`. A head gives `outputs` unless its bundle names
-others of `known`, in an order of its own: that is how a data set with fewer or further classes fits in.
+There are three kinds of tasks. They differ in how labels mark a missing value and how a head's raw values are
+activated. Losses and metrics are in `train.losses` and `train.metrics`. A head gives the values `outputs`, unless its
+bundle names other values of `known` in an order of its own: so a dataset may have fewer or further classes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Task(ABC):
     """What all kinds of tasks have."""
 
     name: str
-    outputs: tuple[str, ...]  # what a head gives, in this order, unless its bundle names others
+    outputs: tuple[str, ...]  # the values of a head, in this order, unless its bundle names others
     further: tuple[str, ...] = ()  # other outputs that a bundle may name
     prefix: str = ""  # of the outputs' columns in `scores`
-    threshold: float | None = None  # a class counts as present from this probability on; None: it is no such task
+    threshold: float | None = None  # a class counts as present from this probability on; None: no threshold applies
 
     missing: ClassVar[float]
     """Stands for NULL in an array of labels."""
@@ -61,7 +61,7 @@ class Task(ABC):
 
     @abstractmethod
     def activate(self, values: Tensor) -> Tensor:
-        """A head's raw values [..., K] as they are published, with the same shape."""
+        """A head's raw values [..., K] -> published values of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Dimensions(Task):
         return labels[list(self.label_columns)].to_numpy(np.float32, na_value=np.nan)
 
     def activate(self, values: Tensor) -> Tensor:
-        """Clipped, not squashed: the loss is of the raw values."""
+        """Clipped, without a tanh, because the loss compares the raw values."""
         return values.clamp(-1, 1)
 
 
 @dataclass(frozen=True)
 class OneOf(Task):
-    """Classes of which one is true; targets are int64 [N], positions in `outputs`, -1 where not annotated."""
+    """Classes of which exactly one is true; targets are int64 [N], positions in `outputs`, -1 where not annotated."""
 
     column: str = ""  # the name of the annotated class in `labels`, and of the most probable one in `scores`
 
@@ -101,7 +101,7 @@ class OneOf(Task):
 
 @dataclass(frozen=True)
 class AnyOf(Task):
-    """Classes that are present or not, each by itself; targets are int64 [N, K], 0, 1, or -1 where not annotated."""
+    """Classes that are each present or not; targets are int64 [N, K], 0, 1, or -1 where not annotated."""
 
     missing = -1
 
@@ -131,4 +131,4 @@ def _named(name: str) -> str:
 
 
 TaskName = Annotated[str, AfterValidator(_named)]
-"""The name of a task, for configurations."""
+"""The name of a task, as a type for configurations."""

@@ -1,11 +1,11 @@
-"""Where the windows of a head lie. Training, evaluation and scoring all use these functions.
+"""The windows of a head: how a track is cut into windows. Training, evaluation and scoring all use these functions.
 
-A face track has features at the times of its frames. A head wants windows of `window` features at the frame rate
-that it was trained at. So a track's features are laid on a grid (point k at t0 + k / fps, t0 the track's first time),
-windows are cut from the grid, overlapping predictions are averaged, and predictions go back to the frames' own times.
+A face track has features at the times of its frames. A head takes windows of `window` features at the frame rate that
+it was trained at. So each feature is assigned to a point of a grid (point k is at t0 + k / fps, t0 the track's first
+time), windows are cut from the grid, overlapping predictions are averaged, and then interpolated at the frames' times.
 
-The papers write "[n/s]+1 segments", which leaves the last one empty where the stride divides n; here there are
-k = max(1, ceil((n - w) / s) + 1), the last one padded and masked, so no frame is dropped and none is alone.
+The papers write "[n/s]+1 segments", whose last one is empty if the stride s divides n. Here the number of windows is
+k = max(1, ceil((n - w) / s) + 1), and the last one is padded and masked: no frame is dropped, and no window is empty.
 
 Pure functions over arrays that hold a whole track. `score.sequences` does the same for a track that arrives in pieces.
 """
@@ -20,8 +20,9 @@ from pydantic import Field, model_validator
 
 from common.config import Config
 
-# In grid steps. Times in milliseconds are wrong by up to 0.015 steps at 30 fps. On a 30 fps grid, every other frame of
-# a 60 fps file lies half-way between two points: without the tolerance, rounding errors would choose its point.
+# In grid steps. Times that a file rounds to milliseconds are wrong by up to 0.015 steps at 30 fps. On a 30 fps grid,
+# every other frame of a 60 fps file lies half-way between two points: without the tolerance, rounding errors would
+# decide which point it takes.
 TOLERANCE = 0.02
 
 Floats = NDArray[np.float64]
@@ -30,13 +31,13 @@ Bools = NDArray[np.bool_]
 
 
 class Windowing(Config):
-    """The windows that a head wants, in training as in scoring."""
+    """The windows that a head takes, in training and in scoring."""
 
     fps: float = Field(30.0, gt=0, description="grid points a second; the frame rate that the head is trained at")
     window: int = Field(300, gt=0, description="grid points")
     stride: int = Field(200, gt=0, description="grid points from one window to the next")
     gaps: Literal["repeat", "mask"] = Field(
-        "repeat", description="a grid point without a frame of its own repeats the last face, or is masked"
+        "repeat", description="a grid point without a frame repeats the last face, or is masked"
     )
 
     @model_validator(mode="after")
@@ -73,8 +74,8 @@ def points(places: Floats) -> Ints:
 def hold(taken: Ints) -> tuple[Ints, Bools]:
     """Sample and hold, for frames at the grid points `taken` [m] (ascending, the first 0).
 
-    Returns per grid point up to the last one taken, n = taken[-1] + 1: the frame it holds (the latest one up to it),
-    int64 [n], and whether that frame is its own, bool [n]. A bundle with gaps = "mask" masks the others.
+    Returns for each of the n = taken[-1] + 1 grid points: int64 [n], the latest frame at it or before it; and bool [n],
+    whether that frame is at this point and not before it. A bundle with gaps = "mask" masks the other points.
     """
     grid = np.arange(taken[-1] + 1)
     source = np.searchsorted(taken, grid, side="right") - 1
@@ -89,7 +90,7 @@ def starts(n: int, window: int, stride: int) -> Ints:
 
 
 def cut(features: NDArray, valid: Bools, window: int, stride: int) -> tuple[NDArray[np.float32], Bools]:
-    """The windows over one grid: [n, D] and [n] -> float32 [k, window, D] and valid bool [k, window].
+    """Cuts windows from a grid: features [n, D], valid [n] -> float32 [k, window, D] and valid bool [k, window].
 
     Features that are not valid, and those past the end, are zero.
     """
@@ -106,7 +107,7 @@ def cut(features: NDArray, valid: Bools, window: int, stride: int) -> tuple[NDAr
 
 
 def average(predictions: NDArray, n: int, stride: int) -> Floats:
-    """Predictions of overlapping windows, each with equal weight: [k, window, K] -> float64 [n, K]."""
+    """The mean of overlapping windows' predictions at each grid point: [k, window, K] -> float64 [n, K]."""
     window = predictions.shape[1]
     total = np.zeros((n, predictions.shape[2]))
     count = np.zeros((n, 1))
@@ -118,9 +119,10 @@ def average(predictions: NDArray, n: int, stride: int) -> Floats:
 
 
 def at_frames(predictions: NDArray, valid: Bools, places: Floats) -> Floats:
-    """From the grid back to the frames, linear between the two neighbouring points: [n, K], [n], [m] -> float64 [m, K].
+    """Predictions at the frames' places, interpolated between the two nearest grid points.
 
-    A neighbour that is masked or past the end is left out; a frame's own point is always one of the two.
+    predictions [n, K], valid [n], places [m] -> float64 [m, K]. A point that is masked or past the end is left out. The
+    point that a frame was assigned to is always one of the two.
     """
     lower = np.minimum(np.floor(places).astype(np.int64), len(predictions) - 1)
     upper = np.minimum(lower + 1, len(predictions) - 1)

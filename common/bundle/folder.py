@@ -1,4 +1,4 @@
-"""A bundle as a folder: opened when every byte of it is right, written whole or not at all."""
+"""A bundle as a folder: opened only if every byte is right, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every byte was found to be what `manifest` says."""
+    """A bundle whose files were checked against `manifest`."""
 
     path: Path
     manifest: BundleManifest

@@ -1,4 +1,4 @@
-"""`bundle.json`: what a bundle holds and what a reader must know of it."""
+"""`bundle.json`: what a bundle holds and what a program that uses it must know."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Part(Config):
 
 
 class HeadPart(Part):
-    """The head of a task. What windows it wants is among its `options`."""
+    """The head of a task. The windows that it takes are among its `options`."""
 
     outputs: tuple[str, ...] = Field(min_length=1, description="names of the values that the head gives, in order")
     threshold: float | None = Field(None, description="probability from which on a class counts as present")
@@ -56,7 +56,7 @@ class Origin(Config):
 
 
 class BundleManifest(Config):
-    """`bundle.json`; `id` is the digest of all the rest, the SHA-256 of every file of weights included."""
+    """`bundle.json`; `id` is the digest of all other fields, which include the SHA-256 of every file of weights."""
 
     schema_version: Literal[2] = 2
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
@@ -90,7 +90,7 @@ class BundleManifest(Config):
 
 
 def complete(fields: dict[str, Any]) -> BundleManifest:
-    """The manifest of all `fields` but `id`, with its id. Raises UsageError for fields that do not fit together."""
+    """The manifest with these `fields` (all but `id`) and its id. Raises UsageError for fields that do not fit."""
     try:
         manifest = BundleManifest.model_validate({**fields, "id": "0" * 12})
     except ValidationError as error:
@@ -99,7 +99,7 @@ def complete(fields: dict[str, Any]) -> BundleManifest:
 
 
 def parse(text: bytes, where: str) -> BundleManifest:
-    """The manifest in the text of `bundle.json`, found at `where`. Raises UsageError for any other text."""
+    """The manifest in `text`, the content of the `bundle.json` at `where`. Raises UsageError if it is wrong."""
     try:
         fields = json.loads(text)
     except ValueError:
@@ -125,5 +125,5 @@ def parse(text: bytes, where: str) -> BundleManifest:
 
 
 def _identity(fields: dict[str, Any]) -> str:
-    """The digest of what is written: so a field with a default, added by a later mien, changes no older bundle."""
+    """The digest of the fields as written, not as parsed: defaults that a later mien adds do not change older ids."""
     return digest({name: value for name, value in fields.items() if name != "id"})

@@ -1,4 +1,4 @@
-"""A bundle on S3: its copy in a cache of this machine, under the digest of its `bundle.json`, so never stale."""
+"""A bundle on S3: copied to a cache on this machine, named by the digest of its `bundle.json`, so never stale."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from common.store.store import Store
 
 
 def fetch(url: str, settings: StoreSettings | None) -> Path:
-    """The folder of the bundle below `url`, downloaded unless it is there already and whole.
+    """The local folder of the bundle at `url`, downloaded unless the cache has it undamaged.
 
-    Raises UsageError where there is no bundle or a damaged one, MienError where it cannot be kept.
+    Raises UsageError if there is no bundle or a damaged one, MienError if the cache cannot be written.
     """
     store = Store(url, settings)
     try:
@@ -56,7 +56,7 @@ def _download(store: Store, manifest: BundleManifest, scratch: Path) -> None:
 
 
 def _place(scratch: Path, folder: Path, manifest: BundleManifest) -> None:
-    """Renames `scratch` to `folder`, unless another process fetched the same bundle meanwhile: others read it."""
+    """Renames `scratch` to `folder`, unless another process has put the same bundle there: it may be in use."""
     try:
         os.rename(scratch, folder)
     except OSError:

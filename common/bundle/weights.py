@@ -1,4 +1,4 @@
-"""A file of weights: safetensors, written for whoever the umask lets read it, and checked by its SHA-256."""
+"""A file of weights: safetensors, written with the permissions of the umask, and checked by its SHA-256."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 class WeightsRecord(Config):
-    """What a file of weights must be."""
+    """What the manifest says of a file of weights; `size` in bytes."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(gt=0)
 
 
 def save(file: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes the tensors, and `metadata` with them. Raises OSError, and SafetensorError for what cannot be stored."""
+    """Writes the tensors and `metadata`. Raises OSError, and SafetensorError for tensors that cannot be stored."""
     from safetensors.torch import save as serialise
 
     # Cloned: safetensors refuses tensors that share storage, such as views of one matrix.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    # Not `save_file`: it makes files that only their owner may read.
+    # Not `save_file`: only the owner may read the files that it makes.
     file.write_bytes(serialise(plain, metadata))
 
 
 def record(file: Path) -> WeightsRecord:
-    """What a reader can check the file by. Raises OSError."""
+    """The size and the SHA-256 of a file. Raises OSError."""
     return WeightsRecord(sha256=_sha256(file), size=file.stat().st_size)
 
 
 def check(file: Path, expected: WeightsRecord) -> None:
-    """Raises UsageError unless the file of a bundle is what its manifest says."""
+    """Raises UsageError unless the file of a bundle has the expected size and SHA-256."""
     try:
         good = file.stat().st_size == expected.size and _sha256(file) == expected.sha256
     except OSError as error:

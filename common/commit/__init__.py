@@ -1,1 +1,1 @@
-"""The commit protocol: plan, staging, publishing, the ledger and its mending."""
+"""The commit protocol: plan, staging, publishing, the ledger and its repair."""

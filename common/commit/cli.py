@@ -1,4 +1,4 @@
-"""`mien reconcile`: makes ledger and tables of a lake say the same, and clears away what was left behind."""
+"""`mien reconcile`: makes a lake's ledger agree with its tables, and removes what killed jobs left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 @click.argument("lake")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 def reconcile(lake: str, json: bool) -> int:
-    """Mend the ledger and the outcomes of LAKE from its parts, and remove what killed jobs left.
+    """Repair the ledger and the outcomes of LAKE from its parts, and remove what killed jobs left.
 
-    It may run beside jobs, and changes no row. What only a person can mend is named, and the exit status is 1.
+    It may run beside jobs, and changes no row. If a problem needs a person, it is printed and the exit status is 1.
     """
     from common.cli import emit_json
     from common.commit.committer import Committer, Destination

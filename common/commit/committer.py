@@ -1,8 +1,10 @@
-"""The protocol that puts every row into the tables exactly once, above plan, staging and publishing.
+"""The protocol that puts every row into the tables exactly once; it uses `plan`, `staging` and `publish`.
 
-A unit whose videos are all staged is published (`publish`), recorded in the ledger, and its staging removed. Done is
-what the ledger has; a video that was planned again after its unit was committed is published by rewriting the unit's
-parts. Fault points (detail: a prefix or the unit): clean.before, clean.strikes, clean.after.
+When all videos of a unit are staged, the unit is published, recorded in the ledger, and its staged files are removed. A
+unit is done when the ledger has its record. A video that is planned again after that is published by rewriting the
+unit's parts. Another process may commit the same unit at the same time (another run, or an attempt that was thought
+dead): every step gives the same result whichever process does it.
+Fault points (detail: a prefix or the unit): clean.before, clean.strikes, clean.after.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from common.faults import fault
 
 __all__ = ["Committer", "Destination", "LedgerRecord", "Outcome", "Reconciled", "Staging", "Strike", "VideoWriter"]
 
-REQUESTS = 16  # small objects that are read at once
+REQUESTS = 16  # how many small objects are read at the same time
 RESTORE = "restore it from a copy, or remove every object named after the unit and run the job again"
 T = TypeVar("T")
 _STAGED_NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{12}-r(\d+)")
@@ -33,9 +35,9 @@ _PART_NAME = re.compile(r"part-([^-./]+)(?:-\d{5})?\.parquet")
 
 @dataclass(frozen=True)
 class Reconciled:
-    """How many units there are, which were mended, whose leftovers were removed, and what only a person can mend."""
+    """What `reconcile` did. `mended` and `cleaned` are ids of units; `problems` are sentences about what it left."""
 
-    units: int
+    units: int  # how many there are
     mended: tuple[str, ...]
     cleaned: tuple[str, ...]
     problems: tuple[str, ...]
@@ -54,7 +56,7 @@ class Committer:
         self._publisher = Publisher(destination, beat)
 
     def record_config(self) -> None:
-        """Puts the partition's configuration beside it. Raises `UsageError` if rows of another one are in there."""
+        """Stores the partition's configuration. Raises `UsageError` if the partition already has a different one."""
         key = self._lake.config_key(self.destination.data)
         config = json.dumps(self.destination.config, sort_keys=True, indent=1)
         try:
@@ -67,11 +69,11 @@ class Committer:
                 ) from None
 
     def record_run(self, run_id: str, summary: dict[str, Any]) -> None:
-        """Keeps the account of a run."""
+        """Stores the summary of a run."""
         self._store.create(self._lake.run_key(run_id), json.dumps(summary, default=str).encode())
 
     def pending(self) -> Units:
-        """What is planned and not done: units, the oldest first; of a done unit, the videos planned again since."""
+        """The units that are not done, oldest first. Of a done unit: the videos that were planned again since."""
         self.plan.load()
         return self._pending(self.plan)
 
@@ -80,12 +82,12 @@ class Committer:
         return self._publisher.recorded(unit_id)
 
     def begun(self) -> set[str]:
-        """The ids of units of which something is staged."""
+        """The ids of the units that have something staged."""
         prefix = self._lake.staging_prefix(self.destination.data)
         return {entry.key[len(prefix) :].partition("/")[0] for entry in self._store.list(prefix)}
 
     def staged(self, unit: Unit) -> set[str]:
-        """The ids of the unit's videos that are finished and not committed."""
+        """The ids of the unit's videos that are finished but not committed."""
         prefix = self._lake.staging_prefix(self.destination.data, unit.id)
         present = {entry.key for entry in self._store.list(prefix) if entry.key.endswith("/outcome.json")}
         return {video.video_id for video in unit.videos if f"{prefix}{staged_name(video)}/outcome.json" in present}
@@ -95,7 +97,7 @@ class Committer:
 
         Raises `CommitConflict` for an object that is not ours, `MienError` if rows are missing or not fit to publish.
         """
-        record = self._beside_twins(unit.id, lambda: self._settled(unit), "run the job again")
+        record = self._retrying(unit.id, lambda: self._settled(unit), "run the job again")
         self._clean(record)
         return record
 
@@ -122,9 +124,9 @@ class Committer:
         yield from self._read_records(sorted(self._done()))
 
     def reconcile(self) -> Reconciled:
-        """Makes all objects of each unit say what its part 0 says, and removes what is staged and committed.
+        """Brings all objects of each unit into agreement with its part 0, and removes staged files of committed units.
 
-        Safe beside jobs that run. Raises `StoreError`; what is wrong with a unit is among the `problems`.
+        Safe while jobs run. Raises `StoreError`; any other error of a unit becomes one of the `problems`.
         """
         folder = f"{self.destination.data}/"
         named = (_PART_NAME.fullmatch(entry.key, len(folder)) for entry in self._store.list(folder))
@@ -147,7 +149,7 @@ class Committer:
         )
 
     def _settled(self, unit: Unit) -> LedgerRecord:
-        """The unit's record, after every object of the unit says what it says."""
+        """Publishes what is not published yet; returns the record that all objects of the unit now hold."""
         recorded = self._publisher.recorded(unit.id)
         if recorded is not None and recorded.covers(unit):
             return recorded
@@ -167,7 +169,7 @@ class Committer:
         return record
 
     def _mend(self, unit: str) -> bool | str:
-        """Whether an object of the unit had to be put, or what is wrong with it."""
+        """Whether an object of the unit had to be written; a sentence if the unit cannot be repaired."""
 
         def follow() -> bool:
             key = self._publisher.part_key(unit, 0)
@@ -177,14 +179,17 @@ class Committer:
             return self._publisher.follow(held[0])
 
         try:
-            return self._beside_twins(unit, follow, RESTORE)
+            return self._retrying(unit, follow, RESTORE)
         except StoreError:
             raise
         except MienError as problem:
             return str(problem)
 
-    def _beside_twins(self, unit: str, attempt: Callable[[], T], advice: str) -> T:
-        """Repeats `attempt` for as long as it fails for what a twin did meanwhile: it commits, then cleans up."""
+    def _retrying(self, unit: str, attempt: Callable[[], T], advice: str) -> T:
+        """Repeats `attempt` while it fails because another process commits the same unit.
+
+        If the unit's objects are the same after two failures, no other process is the cause: raises `MienError`.
+        """
         failed_at = None
         while True:
             try:
@@ -196,6 +201,7 @@ class Committer:
                 failed_at = state
 
     def _outcomes(self, videos: list[Video], unit: Unit) -> list[Outcome]:
+        """The staged outcomes of these videos of `unit`. Raises `Unstaged` if one is missing."""
         staged = self.staged(unit)
         there = [video for video in videos if video.video_id in staged]
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -205,7 +211,7 @@ class Committer:
         return [outcome for outcome in found.values() if outcome]
 
     def _clean(self, record: LedgerRecord) -> bool:
-        """Removes what is staged of the recorded videos, but nothing of one that was planned again since."""
+        """Removes staged files and strikes of the recorded videos, but not of a later revision. Returns if any."""
         known = record.revisions
         prefixes = (
             self._lake.staging_prefix(self.destination.data, record.unit),

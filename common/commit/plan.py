@@ -1,9 +1,9 @@
 """The plan: listed videos become units of work, in a log that only grows.
 
-Entry n of the log is put create-only as `<n>.parquet`; who loses the race for a number reads the winner's entry and
-plans what is left, so no video ever enters two units. A video planned again (its object changed, or its failure is to
-be retried) is a further row with `revision` = n; the latest row of a video counts. All rows stay in Arrow and NumPy: a
-million videos need no million objects.
+Entry n of the log is the object `<n>.parquet`, written create-only. If two runs write the same number, one of them
+fails, reads the other's entry, and plans only what is left: so no video enters two units. A video is planned again when
+its object changed or its failure is to be retried: that adds a row with `revision` = n. The latest row of a video
+counts. All rows stay in Arrow and NumPy, because a million Python objects would take too much memory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from common.lake.layout import Lake, Partition
 
 ENTRY_VIDEOS = 100_000
 UNIT_VIDEOS = 256
-# Bytes of video: a part of `faces` must stay below the 5 GiB that one put takes, at some 9 kB a crop and 1 to 3 kB of
-# video a frame; rows of scores are small.
+# Bytes of video in a unit. One put takes at most 5 GiB, so a part of `faces` must stay below that: a crop has about
+# 9 kB, while a frame of video has 1 to 3 kB. Rows of scores are small.
 UNIT_BYTES = {"faces": 128 << 20, "scores": 1 << 30}
 _ENTRY_NAME = re.compile(r"(\d{8})\.parquet")
 
@@ -39,7 +39,7 @@ class PlanLog:
         self.partition = partition
         self.last = 0  # number of the latest entry that was read
         self._rows = PLAN.empty_table()
-        self._entry = np.empty(0, np.int64)  # [R] the entry that each row is of
+        self._entry = np.empty(0, np.int64)  # [R] the number of the entry that holds each row
         self._sort()
 
     def __len__(self) -> int:
@@ -70,9 +70,9 @@ class PlanLog:
     ) -> int:
         """Plans the listed videos that are new or whose version changed; returns how many, at most `limit`.
 
-        `listing` (schema `LISTING`) is begun after the log is read, and must not have looked at a video before: then
-        what others plan meanwhile is newer than what it says, and stays as they planned it. With `put=False` the plan
-        is made in memory only.
+        `listing` (schema `LISTING`) must be lazy: this method first reads the log, and only then may the listing look
+        at the videos. If another run plans a changed video meanwhile, its entry may be newer than the listing, so that
+        video is left as the other run planned it. With `put=False` the plan is made in memory only.
         """
         unit_bytes = unit_bytes or UNIT_BYTES[self.partition.table]
         self.load()
@@ -107,9 +107,10 @@ class PlanLog:
         return pa.array(self._find(pa.table({"video_id": video_ids}))[1])
 
     def revise(self, videos: Sequence[Video], *, put: bool = True) -> int:
-        """Plans these once more, as they stand; returns how many. Leaves out any whose plan has changed since.
+        """Plans these videos once more with the same version; returns how many.
 
-        With `put=False` the plan is made in memory only.
+        Leaves out a video whose planned revision is no longer the given one. With `put=False` the plan is made in
+        memory only.
         """
         columns = {name: [getattr(video, name) for video in videos] for name in LISTING.names}
         listed = pa.table(columns, LISTING)
@@ -127,9 +128,9 @@ class PlanLog:
         done: Container[str] = (),
         recorded: Callable[[list[str]], Mapping[str, Mapping[str, int]]] = lambda units: {},
     ) -> Units:
-        """The units that are not `done`, and of those that are, the videos that were planned again since.
+        """The units that are not `done`, and of the done units the videos that were planned again since.
 
-        `recorded(unit ids)` tells, for each, the revision of each of its videos that is done.
+        `recorded(unit ids)` returns for each unit the committed revision of each video: unit -> video_id -> revision.
         """
         encoded = self._rows["unit"].combine_chunks().dictionary_encode()
         names = encoded.dictionary.to_pylist()
@@ -142,12 +143,15 @@ class PlanLog:
         for at in again:
             wanted[at] = revision[at] > known[names[unit[at]]].get(self._ids[at].decode(), -1)
         unit, rows = unit[wanted], self._latest[wanted]
-        order = np.argsort(unit, kind="stable")  # `_latest` is sorted by video_id, so each unit stays so
+        order = np.argsort(unit, kind="stable")  # stable: within a unit the rows stay sorted by video_id
         starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
         return Units(self._rows.take(pa.array(rows[order])).combine_chunks(), np.append(starts, len(order)))
 
     def _append(self, rows: Callable[[int], pa.Table], put: bool) -> int:
-        """Adds `rows(number)` as the next entry; whoever loses the race makes them anew after reading the winner's."""
+        """Adds `rows(number)` as the next entry. If another run takes that number first, reads its entry and repeats.
+
+        Returns how many rows were added. With `put=False` the entry is added in memory only.
+        """
         while True:
             number = self.last + 1
             entry = rows(number)
@@ -172,7 +176,7 @@ class PlanLog:
         self._sort()
 
     def _sort(self) -> None:
-        """`_ids` S32 [V]: the planned videos, sorted; `_latest` int64 [V]: the latest row of each."""
+        """Sets `_ids`, S32 [V]: the planned videos, sorted; and `_latest`, int64 [V]: the latest row of each."""
         ids = _ids(self._rows)
         order = np.argsort(ids, kind="stable")
         ordered = ids[order]
@@ -181,7 +185,7 @@ class PlanLog:
         self._ids, self._latest = ordered[last], order[last]
 
     def _find(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Of each video of `table`: its latest row (any, where it is not planned), whether it is planned."""
+        """For each video of `table`: int64 [N], its latest row (any number if not planned); bool [N], if planned."""
         if not len(self._ids):
             return np.zeros(len(table), np.int64), np.zeros(len(table), bool)
         ids = _ids(table)
@@ -189,9 +193,9 @@ class PlanLog:
         return self._latest[at], self._ids[at] == ids
 
     def _wanted(self, table: pa.Table, before: int) -> pa.Array:
-        """Whether each listed video is new, or was planned at entry `before` or earlier in another version.
+        """Whether to plan each listed video: it is new, or entry `before` or an earlier one has another version of it.
 
-        One that was there and cannot be had now is not planned again: what is known of it stays.
+        A planned video that cannot be read any more is not planned again: its rows stay.
         """
         at, known = self._find(table)
         if not known.any():
@@ -202,7 +206,7 @@ class PlanLog:
         return pa.array(~known | changed)
 
     def _group(self, table: pa.Table, number: int, unit_bytes: int, unit_videos: int) -> pa.Table:
-        """`table` as rows of entry `number`: new videos in units, in their order; planned ones back in their unit."""
+        """`table` as rows of entry `number`: new videos are put into new units, planned ones return to their unit."""
         at, known = self._find(table)
         fresh, again = table.filter(pa.array(~known)), table.filter(pa.array(known))
         return pa.concat_tables(
@@ -214,7 +218,7 @@ class PlanLog:
 
 
 def _grouped(table: pa.Table, unit_bytes: int, unit_videos: int) -> pa.Array:
-    """The unit of each video: as many neighbours as fit in `unit_bytes`, one at least and `unit_videos` at most."""
+    """The unit id of each video. A unit takes at least one video, and at most `unit_bytes` and `unit_videos`."""
     ends = np.cumsum(table["size"].to_numpy())
     names: list[str] = []
     counts: list[int] = []
@@ -239,7 +243,7 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 
 def _ids(table: pa.Table) -> np.ndarray:
-    """S32 [N], without a Python object for each."""
+    """The video ids as a NumPy array S32 [N], made without a Python object for each."""
     fixed = table["video_id"].combine_chunks().cast(pa.binary()).cast(pa.binary(32))
     return np.frombuffer(fixed.buffers()[1] or b"", "S32")[fixed.offset : fixed.offset + len(fixed)]
 

@@ -1,9 +1,10 @@
-"""Brings the objects of a unit to one record, each by one create-only or conditional put.
+"""Writes the objects of a unit so that all hold the same record, each by one create-only or conditional put.
 
-Part 0 decides: its footer is the unit's record, that is which attempt at each video counts. The other parts, the unit's
-part of `videos` and last its ledger record are made to say the same. Whoever finds an object that a twin made adopts
-it; who finds one that is ahead, as a video was planned again meanwhile, starts over from part 0. So this may be cut off
-anywhere, be run again, by several at once, or wake up days later.
+Part 0 decides: the record in its footer says which attempt at each video counts. Then the other parts, the unit's part
+of `videos`, and last its ledger record are written with the same record. An object that already holds that record is
+kept: another process has written it. If an object has a later revision of a video, a newer commit is under way, and
+this one starts again from part 0. So a commit may be killed anywhere, repeated, run in several processes at once, or
+continue after being stopped for days.
 Fault points (detail: the key): local.written; part, videos and ledger, each with .before_create, .after_create,
 .before_replace and .after_replace.
 """
@@ -28,19 +29,19 @@ from common.lake.parts import PartWriter, by_video, check_part, check_values, re
 from common.lake.schema import VIDEOS
 from common.store.base import Entry
 
-Held = tuple[LedgerRecord, str]  # what an object says of its unit, and the version that says it
+Held = tuple[LedgerRecord, str]  # the record in an object, and the version of that object
 
 
 class Overtaken(Exception):
-    """An object is ahead of the record that was to be put into it."""
+    """An object already holds a later record than the one to be written."""
 
 
 class Unstaged(Exception):
-    """Rows that the commit needs are not staged, or not any more."""
+    """Rows that the commit needs are not staged, or no longer staged."""
 
 
 class Publisher:
-    """Makes and rewrites the objects of units of one destination. Thread-safe."""
+    """Creates and replaces the objects of the units of one destination. Thread-safe."""
 
     def __init__(self, destination: Destination, beat: Callable[[], None] = lambda: None) -> None:
         """`beat` is called with every object that is put and every piece that is copied."""
@@ -51,11 +52,11 @@ class Publisher:
         self._staging = Staging(destination)
 
     def lead(self, unit: str, goal: Callable[[LedgerRecord | None], LedgerRecord]) -> LedgerRecord:
-        """Brings part 0 to `goal(what it says now)` and returns that. Raises `Unstaged`, `CommitConflict`."""
+        """Makes part 0 hold `goal(its record now, or None)`; returns that. Raises `Unstaged`, `CommitConflict`."""
         return self._bring("part", self.part_key(unit, 0), goal, self.footer, partial(self._build_part, 0))[0]
 
     def follow(self, record: LedgerRecord) -> bool:
-        """Brings all objects but part 0 to `record`, the ledger last; whether any was put.
+        """Makes all objects but part 0 hold `record`, the ledger last. Returns whether any had to be written.
 
         Raises `Overtaken`, `Unstaged`, `CommitConflict`.
         """
@@ -69,12 +70,12 @@ class Publisher:
         return self._bring("ledger", ledger, lambda _: record, self._read_record, self._build_record)[1] or put
 
     def state(self, unit: str) -> tuple[Entry | None, Entry | None]:
-        """Part 0 and the ledger record as they stand: whatever a twin commits changes one of them."""
+        """Part 0 and the ledger record as they are now: every commit of the unit changes at least one of them."""
         ledger = self._lake.ledger_key(self.destination.data, unit)
         return self._store.stat(self.part_key(unit, 0)), self._store.stat(ledger)
 
     def recorded(self, unit: str) -> LedgerRecord | None:
-        """The unit's ledger record."""
+        """The unit's ledger record, None if there is none."""
         held = self._read_record(self._lake.ledger_key(self.destination.data, unit))
         return held[0] if held else None
 
@@ -89,7 +90,10 @@ class Publisher:
         read: Callable[[str], Held | None],
         build: Callable[[str, LedgerRecord, Held | None, Path], Path | bytes],
     ) -> tuple[LedgerRecord, bool]:
-        """Puts the record `goal(what the object says now)` into the object; False: it said that already."""
+        """Makes the object hold `goal(its record now, or None)`. Returns that record, and whether it was written.
+
+        `read(key)` gives what the object holds; `build(key, record, held, folder)` makes its new content.
+        """
         while True:
             current = read(key)
             record = goal(current[0] if current else None)
@@ -119,7 +123,7 @@ class Publisher:
             return record, True
 
     def _build_part(self, n: int, key: str, record: LedgerRecord, current: Held | None, folder: Path) -> Path:
-        """Part n of `record`: what the current part keeps, merged with staged pieces in the order of video_id."""
+        """Part n of `record`: rows kept from the current part, merged with the staged pieces in order of video_id."""
         known = current[0].revisions if current else {}
         staged = [outcome for outcome in record.videos if outcome.revision > known.get(outcome.video_id, -1)]
         replaced = {outcome.video_id for outcome in staged}
@@ -142,7 +146,7 @@ class Publisher:
             while waiting:
                 self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
         rows = {outcome.video_id: outcome.pieces.get(n, 0) for outcome in record.videos}
-        # Of a video in several pieces, the worker has counted the frames.
+        # The frames of a video in several pieces were checked by the worker that staged it.
         frames = {o.video_id: o.row["frames"] for o in record.videos if o.pieces.keys() == {n}}
         with _fit(key):
             check_part(path, self.destination.schema, rows, frames)
@@ -174,7 +178,7 @@ class Publisher:
         return record.to_json()
 
     def _describe(self, record: LedgerRecord) -> dict[str, str]:
-        """The footer from which the ledger can be rebuilt."""
+        """The footer of a part: the ledger can be rebuilt from it."""
         return {
             "mien.unit": record.unit,
             "mien.schema_version": str(record.schema_version),
@@ -183,7 +187,7 @@ class Publisher:
         }
 
     def footer(self, key: str) -> Held | None:
-        """What a part says of its unit, and the version that says it."""
+        """The record in a part's footer and the part's version, None if there is no part. Raises `CommitConflict`."""
         while True:
             before = self._store.stat(key)
             if before is None:
@@ -212,7 +216,7 @@ class Publisher:
 
 @contextmanager
 def _fit(key: str) -> Iterator[None]:
-    """Turns what a check found into a sentence."""
+    """Turns the `ValueError` of a check into a `MienError`."""
     try:
         yield
     except ValueError as problem:

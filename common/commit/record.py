@@ -1,4 +1,4 @@
-"""What became of a video and of a unit, as JSON: staged outcomes, footers of parts and ledger records hold the same."""
+"""The outcome of a video and the record of a unit, with the JSON that staging, footers of parts and the ledger hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from common.lake.schema import SCHEMA_VERSION, VIDEOS
 class Outcome:
     """A finished video: its `videos` row, and the attempt whose staged pieces are its rows.
 
-    `pieces`: number of a piece -> its rows; pieces without rows are left out. `revision` as in `units.Video`.
+    `pieces`: number of a piece -> how many rows it has; no entry for a piece without rows. `revision`: see `Video`.
     """
 
     row: dict[str, Any]
@@ -77,7 +77,7 @@ class LedgerRecord:
         return {outcome.video_id: outcome.revision for outcome in self.videos}
 
     def covers(self, unit: Unit) -> bool:
-        """Whether every video of `unit` is in here, as it was planned or later."""
+        """Whether the record has every video of `unit`, in the planned revision or a later one."""
         known = self.revisions
         return all(known.get(video.video_id, -1) >= video.revision for video in unit.videos)
 
@@ -87,7 +87,7 @@ class LedgerRecord:
         return [outcome for outcome in self.videos if outcome.video_id in wanted]
 
     def ahead_of(self, other: LedgerRecord) -> bool:
-        """Whether a video in here was planned again after what `other` holds of it."""
+        """Whether this record has a video that `other` lacks, or a later revision of one."""
         known = other.revisions
         return any(outcome.revision > known.get(outcome.video_id, -1) for outcome in self.videos)
 
@@ -98,7 +98,7 @@ class LedgerRecord:
         ]
 
     def revised(self, outcomes: Iterable[Outcome]) -> LedgerRecord:
-        """With these in place of what they were; never fewer parts, as no key is ever given up."""
+        """The record with these outcomes in place of earlier ones. It never has fewer parts: no part is deleted."""
         videos = {outcome.video_id: outcome for outcome in (*self.videos, *outcomes)}
         return record_of(self.unit, self.partition, videos.values(), self.parts)
 

@@ -1,8 +1,9 @@
 """A worker's side of a commit: a finished video waits outside the tables for the commit of its unit.
 
-Below `_staging/<partition>/<unit>/<video_id>-<version>-r<revision>/` an attempt puts its pieces into a folder of its
-own, then `outcome.json`, create-only and last: it names the attempt whose pieces count, and the first one wins. Below
-`_strikes/` an attempt leaves a mark before it opens the video, so that a video that kills its worker is found out.
+Each attempt at a video puts its rows as pieces into a folder of its own, below
+`_staging/<partition>/<unit>/<video_id>-<version>-r<revision>/`. Its last step is `outcome.json` there, which is
+create-only and names the attempt: so the first attempt that finishes is the one whose pieces count. Before an attempt
+opens the video, it puts a strike below `_strikes/`. The strikes show how many attempts have killed their worker.
 Fault points (detail: the key): strike.before, strike.after, piece.before, piece.after, outcome.before, outcome.after.
 """
 
@@ -32,9 +33,10 @@ from common.lake.schema import TABLES
 
 @dataclass(frozen=True)
 class Destination:
-    """Rows of one configuration for one archive: where they and their outcomes go, and what made them.
+    """Where a job writes: the partition of its rows (`data`), that of their outcomes (`videos`), and the configuration.
 
-    `frames_per_part`: part n of a unit holds the frames [n, n + 1) times this of each of its videos; None: one part.
+    With `frames_per_part` = f, part n of a unit holds the frames from n * f to (n + 1) * f - 1 of each of its videos;
+    None: one part holds all.
     """
 
     lake: Lake
@@ -46,7 +48,7 @@ class Destination:
 
     @classmethod
     def of(cls, lake: Lake, data: Partition) -> Destination:
-        """The destination whose rows are `data`, by the record of its configuration. Raises `NotFound` without one."""
+        """The destination with the rows `data`, from its stored configuration. Raises `NotFound` if there is none."""
         config = json.loads(lake.store.read(lake.config_key(data)))
         return cls(lake, data, data.videos, TABLES[data.table], config, config.get("frames_per_part"))
 
@@ -68,21 +70,21 @@ def staged_name(video: Video) -> str:
 
 
 class Staging:
-    """Picklable. Its videos carry their unit and revision, as the plan gives them."""
+    """The staged videos of one destination. Picklable. Each `Video` must carry the unit and revision of the plan."""
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
         self._store = destination.lake.store
 
     def outcome(self, video: Video) -> Outcome | None:
-        """How the video was finished, by whichever attempt was first."""
+        """The outcome of the attempt that finished first; None if the video is not staged."""
         try:
             return Outcome.from_dict(json.loads(self._store.read(self._outcome_key(video))))
         except NotFound:
             return None
 
     def strike(self, video: Video, run_id: str, node_id: str, attempt_id: str) -> None:
-        """To be called before the video is opened."""
+        """Records that an attempt begins. Call it before the video is opened."""
         key = f"{self._strikes(video)}{attempt_id}.json"
         content = {"run_id": run_id, "node_id": node_id, "time": datetime.now(UTC).isoformat()}
         fault("strike.before", key)
@@ -97,20 +99,20 @@ class Staging:
             try:
                 content = json.loads(self._store.read(entry.key))
             except NotFound:
-                continue  # a twin has committed the unit
+                continue  # another process has committed the unit and removed its strikes
             found.append(Strike(entry.key[len(prefix) :].removesuffix(".json"), **content))
         return sorted(found, key=lambda strike: strike.time)
 
     def writer(self, video: Video, attempt_id: str) -> VideoWriter:
-        """Takes the video's rows, in order; a context manager."""
+        """A context manager that takes the video's rows, in order."""
         return VideoWriter(self, video, attempt_id)
 
     def fail(self, video: Video, row: dict[str, Any]) -> Outcome:
-        """Finishes a video that has no rows. Returns the outcome that counts, which may be an earlier one."""
+        """Finishes a video without rows. Returns the outcome that counts, which may be that of another attempt."""
         return self.publish(video, Outcome.of(row, video.revision, "", {}))
 
     def publish(self, video: Video, outcome: Outcome) -> Outcome:
-        """Puts the outcome, create-only. Returns the one that counts."""
+        """Puts the outcome, create-only. Returns the outcome that counts."""
         key = self._outcome_key(video)
         fault("outcome.before", key)
         try:
@@ -134,9 +136,9 @@ class Staging:
 
 
 class VideoWriter:
-    """One attempt at a video: rows to a local file, cut into pieces, each checked and put under the attempt.
+    """One attempt at a video: writes rows to local files, one per piece, checks each and uploads it.
 
-    Until `finish` nothing counts, and after an exception nothing will.
+    The attempt counts only once `finish` has put its outcome; after an exception it never does.
     """
 
     def __init__(self, staging: Staging, video: Video, attempt_id: str) -> None:
@@ -167,9 +169,10 @@ class VideoWriter:
             self._piece[2].write(rows)
 
     def finish(self, row: dict[str, Any]) -> Outcome:
-        """Puts what is left, then the outcome with this `videos` row. Returns the outcome that counts.
+        """Puts the last piece, then the outcome with this `videos` row. Returns the outcome that counts.
 
-        Raises `ValueError` if the rows are not what the row says, in order, and fit to be published.
+        Raises `ValueError` if the rows are out of order or do not fit the schema, or if the frames are not as many as
+        the row says.
         """
         self._put_piece(row["frames"])
         return self._staging.publish(self._video, Outcome.of(row, self._video.revision, self._attempt, self._pieces))
@@ -183,7 +186,7 @@ class VideoWriter:
         return [(int(numbers[start]), table.slice(start, end - start)) for start, end in pairwise(starts)]
 
     def _put_piece(self, frames: int | None = None) -> None:
-        """Ends the current piece, if there is one; `frames`: how many the video has, once that is known."""
+        """Checks and uploads the current piece, if there is one. `frames`: given at the end, how many the video has."""
         video = self._video.video_id
         piece, self._piece = self._piece, None
         if piece is not None:

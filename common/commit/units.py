@@ -25,7 +25,7 @@ LISTING = pa.schema(
 PLAN = pa.schema(
     [pa.field("unit", pa.string(), nullable=False), *LISTING, pa.field("revision", pa.int64(), nullable=False)]
 )
-# Versions of what was named and cannot be had; `ingest.fetch` turns them into reasons.
+# Stand for the version of a listed video that cannot be read; `ingest.fetch` turns them into reasons.
 MISSING, DENIED, NOT_A_FILE, NOT_UTF8 = "missing", "access-denied", "not-a-file", "not-utf8"
 
 
@@ -61,7 +61,7 @@ class Video:
 class Unit:
     """Videos that are committed together, sorted by `video_id`.
 
-    Of a unit that is committed already, only the videos that were planned again.
+    If the unit is committed already, it holds only the videos that were planned again since.
     """
 
     id: str
@@ -69,10 +69,10 @@ class Unit:
 
 
 class Units(Sequence[Unit]):
-    """Units in the order in which they were planned, each built when it is asked for."""
+    """Units in the order in which they were planned; each `Unit` is built when it is accessed."""
 
     def __init__(self, rows: pa.Table, starts: np.ndarray) -> None:
-        """`rows` (schema `PLAN`): unit after unit; `starts` int64 [U + 1]: where each begins, and the end."""
+        """`rows` (schema `PLAN`): one unit after the other; `starts` int64 [U + 1]: first row of each, then the end."""
         self._rows, self._starts = rows, starts
 
     @property
@@ -107,6 +107,6 @@ class Units(Sequence[Unit]):
 
 
 def unit_id(members: Iterable[tuple[str, str]]) -> str:
-    """`u` and 31 hex digits of the SHA-256 of the sorted (video_id, version): a letter first, as paths need."""
+    """`u` and 31 hex digits of the SHA-256 of the sorted (video_id, version). Values in paths begin with a letter."""
     content = "\n".join(f"{video} {version}" for video, version in sorted(members))
     return "u" + hashlib.sha256(content.encode()).hexdigest()[:31]

@@ -1,1 +1,1 @@
-"""What a lake holds and where: schemas, paths, Parquet parts, and which parts are committed."""
+"""The layout of a lake: schemas, paths, Parquet parts, and which parts are committed."""

@@ -1,7 +1,7 @@
-"""Which parts of a table count: those of units that the ledger records.
+"""Which parts of a table readers use: those of units that have a ledger record.
 
-A part that a job is just putting, or that a killed job left, has no ledger record and is ignored: no reader sees half
-of a unit.
+A part that a running job has just written, or that a killed job left, has no ledger record yet and is ignored. So no
+reader sees half of a unit.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _SCHEMA = f"schema={SCHEMA_VERSION}"
 
 
 def committed(lake: Lake, table: str, partition: Partition | None = None) -> list[Entry]:
-    """The committed parts of `table`, or of one partition of it, by key; of labels, which no job commits, all."""
+    """The committed parts of `table`, or of one partition of it, sorted by key. Of `labels`: all, it has no ledger."""
     place = str(partition or f"{table}/{_SCHEMA}")
-    # A job's outcomes in `videos` are committed by the ledger of the rows that it makes.
+    # `videos` has no ledger of its own: its parts are committed by the ledgers of `scores` and `faces`.
     ledgers = {"labels": [], "videos": [f"scores/{_SCHEMA}", f"faces/{_SCHEMA}"]}.get(table, [place])
-    # The ledger is listed first: each part that it names is then there when the parts are listed.
+    # The ledger is listed before the parts, so that every part that it names is in the later list.
     records = {entry.key for ledger in ledgers for entry in lake.store.list(f"_ledger/{ledger}/")}
     parts = [entry for entry in lake.store.list(f"{place}/") if entry.key.endswith(".parquet")]
     known = (part for part in parts if table == "labels" or _record(lake, part.key) in records)

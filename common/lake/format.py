@@ -1,7 +1,7 @@
-"""The format of a lake: its first job says in `_lake.json` which one it has, and no command touches a lake of another.
+"""The format of a lake: a number, which its first job writes to `_lake.json`. Every command refuses any other format.
 
-The format changes when lakes that were written before cannot be gone on with: tables lack columns that are now in
-`schema`, or the bookkeeping has another form. A lake without the file that holds tables is of format 1.
+The number is raised when mien can no longer work with lakes that earlier versions wrote: their tables lack columns of
+`schema`, or the files of the commit protocol have changed. A lake that holds tables but no `_lake.json` has format 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def check(lake: Lake) -> None:
     """Raises `UsageError` for a lake of another format. One GET, and a few LISTs where the file is missing."""
     found = _stated(lake)
     if found is None and _holds_tables(lake):
-        found = _stated(lake) or 1  # asked again: a job that runs beside this one may just have begun the lake
+        found = _stated(lake) or 1  # read again: another job may just have created the lake
     if found in (None, FORMAT):
         return
     if found < FORMAT:
@@ -39,7 +39,7 @@ def check_existing(lake: Lake) -> None:
 
 
 def check_writable(lake: Lake) -> None:
-    """`check`, for a command that is about to write; also raises `UsageError` where nothing can be put."""
+    """`check`, for a command that is about to write; also raises `UsageError` if it may not write there."""
     check(lake)
     try:
         lake.store.check_writable()
@@ -59,6 +59,7 @@ def claim(lake: Lake) -> None:
 
 
 def _stated(lake: Lake) -> int | None:
+    """The format in `_lake.json`, None without that file."""
     try:
         stated: int = json.loads(lake.store.read(KEY))["format"]
     except NotFound:

@@ -1,7 +1,7 @@
-"""Where everything lives below a lake: the tables, and beside them what the commit protocol keeps.
+"""The keys of all objects in a lake: those of the tables, and those of the commit protocol.
 
-Published tables are `<table>/schema=1/<key>=<value>/.../part-<unit>.parquet`. Folders that begin with an underscore are
-bookkeeping, outside of every table so that no glob over a table ever sees them.
+The parts of tables are `<table>/schema=1/<key>=<value>/.../part-<unit>.parquet`. The commit protocol's folders begin
+with an underscore and lie outside the tables, so no glob over a table finds them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from common.store.base import StoreSettings
 from common.store.store import Store
 
 _ARCHIVE = re.compile(r"[a-z][a-z0-9_-]*")
-# A value begins with a letter: engines read an all-digit one as a number, and these words as no value or another type.
+# A value begins with a letter, because query engines read digits as a number. They read the reserved words as NULL or
+# as another type.
 _VALUE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _RESERVED = {"null", "none", "nil", "na", "nan", "inf", "infinity", "true", "false"}
-# The folders between a table's schema and its parts: columns for whoever queries it.
+# The folders between a table's schema and its parts: query engines show them as columns.
 PARTITION_KEYS = {table: tuple(folders) for table, folders in FOLDERS.items()}
 _OF_A_LAKE = re.compile(
     rf"(\A|/)(((_plans|_ledger|_staging|_strikes|_configs)/)?({'|'.join(TABLES)})/schema=\d+(/|\Z)"
     r"|_runs/r\d{8}T\d{6}-[0-9a-f]{8}\.json\Z|_lake\.json\Z|_doctor/exclusive-)"
 )
-_JOBS = {"faces": "ingest-", "scores": "score-"}  # how the name of a job over videos begins, by the table it makes
+_JOBS = {"faces": "ingest-", "scores": "score-"}  # table -> how the name of the job that fills it begins
 
 
 def check_archive_name(name: str) -> str:
@@ -39,7 +40,7 @@ def check_archive_name(name: str) -> str:
 
 
 def is_of_a_lake(path: str) -> bool:
-    """Whether a path or key is that of an object, or of a folder of them, which this program keeps in a lake."""
+    """Whether mien keeps an object at this path or key in some lake, or a folder of such objects."""
     return _OF_A_LAKE.search(path) is not None
 
 
@@ -63,7 +64,7 @@ class Partition:
 
     @classmethod
     def parse(cls, text: str) -> Partition | None:
-        """The partition that `str` gives as `text`; None for a folder that is none."""
+        """The inverse of `str`: the partition whose folder is `text`; None if that is not a partition's folder."""
         table, _, path = text.partition("/")
         steps = [step.partition("=") for step in path.split("/")]
         schema, *keys = [(key, value) for key, _, value in steps]
@@ -90,12 +91,12 @@ class Partition:
 
     @property
     def videos(self) -> Partition:
-        """Of a partition of faces or scores: the partition of `videos` that says what became of its videos."""
+        """For a partition of faces or scores: the partition of `videos` with the outcomes of its videos."""
         return Partition("videos", (("job", self.job), ("archive", self["archive"])))
 
     @property
     def data(self) -> Partition:
-        """Of a partition of `videos`: the one of faces or scores that its job makes; of any other, itself."""
+        """For a partition of `videos`: the partition of faces or scores of the same job. For any other: itself."""
         for table, prefix in _JOBS.items():
             if self.table == "videos" and self["job"].startswith(prefix):
                 key = PARTITION_KEYS[table][0]
@@ -107,7 +108,7 @@ class Partition:
 
 
 class Lake:
-    """Names in a lake. Picklable."""
+    """A lake: its store, and the keys of the objects in it. Picklable."""
 
     def __init__(self, url: str, settings: StoreSettings | None = None) -> None:
         self.store = Store(url, settings)
@@ -137,7 +138,7 @@ class Lake:
         return f"_staging/{partition}/" + (f"{unit}/" if unit else "")
 
     def strikes_prefix(self, partition: Partition, unit: str | None = None) -> str:
-        """Where attempts leave a mark before they open a video."""
+        """Where each attempt at a video puts its strike before it opens the video."""
         return f"_strikes/{partition}/" + (f"{unit}/" if unit else "")
 
     def config_key(self, partition: Partition) -> str:
@@ -147,7 +148,7 @@ class Lake:
         return f"_runs/{run_id}.json"
 
     def partitions(self, table: str) -> list[Partition]:
-        """The table's partitions that have a part or a plan, in order; folders that are none are passed over."""
+        """The table's partitions that have a part or a plan, sorted. Folders that are not partitions are ignored."""
         found = {
             Partition.parse(entry.key.removeprefix("_plans/").rpartition("/")[0])
             for root in ("", "_plans/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.lake.schema import ABOUT, FOLDERS, SCHEMA_VERSION, TABLES
 
-# Readers that leave out the folders' columns unless told.
+# Readers that need an option to show the folders' columns.
 READERS = {
     "Polars, with a glob": 'pl.scan_parquet("LAKE/scores/**/*.parquet", hive_partitioning=True)',
     "Daft": 'daft.read_parquet("LAKE/scores/**/*.parquet", hive_partitioning=True)',

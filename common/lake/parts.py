@@ -1,4 +1,4 @@
-"""Parquet parts on local disk: written in bounded memory, read by row group, checked before anybody sees them."""
+"""Parquet parts on the local disk: written in bounded memory, read by row group, checked before they are published."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from common.disk import speaking
 from common.lake.schema import SORTED_BY
 
 ROW_GROUP_ROWS = 524_288
-ROW_GROUP_BYTES = 64 << 20  # in memory: what writing and reading a part holds at a time
-STAGED_ROW_GROUP_BYTES = 8 << 20  # less for pieces: they are written beside a decoder and a model, and read once
+ROW_GROUP_BYTES = 64 << 20  # in memory: writing or reading a part holds one row group
+STAGED_ROW_GROUP_BYTES = 8 << 20  # smaller for staged pieces: while they are written, decoder and model need memory too
 
 
 class PartWriter:
     """Writes tables to one file in row groups of even size; `footer` becomes its key-value metadata.
 
-    `sorted_by`: the columns that the rows come sorted by, as far as the schema has them; the file says so.
+    `sorted_by`: columns by which the caller has sorted the rows, stated in the file; ignored if not in the schema.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PartWriter:
                 schema,
                 version="2.6",
                 compression="zstd",
-                # JPEGs are compressed already; what shrinks are their headers, and the fastest level finds those.
+                # JPEGs are compressed already. Only their headers, which repeat, shrink: the fastest level does that.
                 compression_level={field.name: 1 if pa.types.is_binary(field.type) else 3 for field in schema},
                 use_dictionary=[field.name for field in schema if pa.types.is_string(field.type)],
                 write_page_index=True,
@@ -80,7 +80,7 @@ class PartWriter:
             self._writer.close()
 
     def abandon(self) -> None:
-        """Closes a file that nobody will use, and ignores errors of the disk."""
+        """Closes a file that will not be used; ignores errors of the disk."""
         with suppress(OSError):
             self._writer.close()
 
@@ -104,7 +104,7 @@ class PartWriter:
 
 
 def read_footer(file: BinaryIO | Path) -> dict[str, str]:
-    """The key-value metadata of a part. Raises `ValueError` if it is no whole Parquet file."""
+    """The key-value metadata of a part. Raises `ValueError` if it is not a complete Parquet file."""
     try:
         with pq.ParquetFile(file) as part:
             stored = part.metadata.metadata or {}
@@ -123,7 +123,7 @@ def read_tables(path: Path) -> Iterator[pa.Table]:
 
 
 def by_video(tables: Iterable[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
-    """Sorted tables cut where the video changes; a video may come in several pieces."""
+    """(video_id, rows) of sorted tables, cut where the video changes; a video may come in several pieces."""
     for table in tables:
         ids = table["video_id"].combine_chunks().dictionary_encode()
         codes = ids.indices.to_numpy()
@@ -134,11 +134,11 @@ def by_video(tables: Iterable[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
 
 
 def check_part(path: Path, schema: pa.Schema, rows: Mapping[str, int], frames: Mapping[str, int]) -> dict[str, int]:
-    """Re-opens a written part and raises `ValueError` unless it is what it should be; video_id -> its distinct frames.
+    """Re-opens a written part and raises `ValueError` if a check fails. Returns video_id -> number of distinct frames.
 
-    `rows`: video_id -> rows, for every video that has any; `frames`: distinct frames, for those to be checked. Also
-    checked: the schema, no NULL where none may be, no NaN, order by (video_id, frame_index, track_id) and so no
-    duplicate.
+    `rows`: video_id -> expected rows, for every video that has any; `frames`: video_id -> expected distinct frames, for
+    the videos to be checked. Also checked: the schema, no NULL where it is not allowed, no NaN, and the order by
+    (video_id, frame_index, track_id), which also excludes duplicates.
     """
     found_rows: dict[str, int] = {}
     found_frames: dict[str, int] = {}
@@ -169,7 +169,7 @@ def check_part(path: Path, schema: pa.Schema, rows: Mapping[str, int], frames: M
 
 
 def check_values(table: pa.Table, schema: pa.Schema) -> None:
-    """Raises `ValueError` for a NULL where none may be, and for NaN."""
+    """Raises `ValueError` for a NULL where none is allowed, and for NaN."""
     for field in schema:
         column = table[field.name]
         if not field.nullable and column.null_count:

@@ -1,1 +1,1 @@
-"""A job over an archive: its run, its workers, and what watches over them."""
+"""A job over an archive: the driver, the pools of workers, and the watchdog."""

@@ -1,8 +1,8 @@
-"""The process from which the workers of a local pool are forked, so that a worker need not import what all import.
+"""The process from which the workers of a local pool are forked: it has imported all that workers need.
 
 It is started with `python -P -m common.run.forkserver FD DRIVER`: the socket to the driver and the driver's process id.
 The driver first sends its `MakeWorker`, then a socket for each worker that it wants. This process has one thread and
-opens nothing; its workers die with it, and it dies with the driver, however that ends.
+opens no files. The kernel kills the workers when it ends, and kills it when the driver ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 class LocalNode:
-    """The one machine of a local pool, which is up."""
+    """The one machine of a local pool."""
 
     id = NODE
 
@@ -35,7 +35,7 @@ class LocalNode:
 
 
 def die_with(parent: int) -> None:
-    """Lets the kernel kill this process when the thread of `parent` that started it ends."""
+    """Tells the kernel to kill this process when the thread of `parent` that started it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call
         os._exit(1)
@@ -44,22 +44,22 @@ def die_with(parent: int) -> None:
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     die_with(int(sys.argv[2]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the driver ends us
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets dead workers; the driver sees their sockets end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; the driver ends this one
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps dead workers; the driver sees their sockets close
     log.configure()
     without_pandas()
-    # Python 3.12 warns of forks beside threads; Arrow's allocator has one, which takes care of itself.
+    # Python 3.12 warns of a fork in a process with threads. Arrow's allocator has one, which handles forks.
     warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork.*")
-    with Connection(os.dup(control.fileno())) as driver, suppress(Exception):  # a worker meets the error, and tells it
+    with Connection(os.dup(control.fileno())) as driver, suppress(Exception):  # a worker gets the same error, and tells
         driver.recv().prepare()
-    gc.freeze()  # so that a worker's collections do not copy the pages that all share
+    gc.freeze()  # so that garbage collection in a worker does not copy the pages that all share
     connection = serve(control)
     if connection is not None:
         work(connection)
 
 
 def serve(control: socket.socket) -> Connection | None:
-    """Forks a worker for each socket that comes. Returns its connection in the worker; None once the driver is done."""
+    """Forks a worker for each socket that arrives. In a worker returns its connection, in the server None at last."""
     server = os.getpid()
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -75,7 +75,7 @@ def serve(control: socket.socket) -> Connection | None:
 
 
 def work(driver: Connection) -> None:
-    """Does the tasks that the driver sends, until it sends None. What it is told is (where, frames) or a `Result`."""
+    """Does the tasks that the driver sends, until it sends None. Sends heartbeats (where, frames) and `Result`s."""
     make, expected = driver.recv()
 
     def tell(where: str, frames: int) -> None:

@@ -1,4 +1,4 @@
-"""A scheduler's SIGTERM as an interrupt, so that a job ends by it as it ends by Ctrl-C."""
+"""Turns SIGTERM, which schedulers send, into an interrupt: it ends a job as Ctrl-C does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A pool of processes on this machine, for a job that needs no cluster: forked from one that has imported everything.
+"""A pool of processes on this machine, forked from the fork server, which has imported everything.
 
-Driver and workers exchange pickled tasks and results through a socket pair each; a worker that dies is known by the end
-of its socket. Nobody outlives the driver: the kernel kills the fork server with the driver, the workers with the fork
+The driver exchanges pickled tasks and results with each worker through a socket pair; the socket closes when the worker
+dies. No process outlives the driver: the kernel kills the fork server with the driver, the workers with the fork
 server, and a worker's decoders with the worker.
 """
 
@@ -41,7 +41,7 @@ _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def cpus() -> int:
-    """How many CPUs this process may use: those that it may run on, or fewer if its container has a smaller share."""
+    """How many CPUs this process may use: its CPU affinity, or its container's CPU quota if that is less."""
     allowed = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):
         quota, period = _CPU_MAX.read_text().split()
@@ -50,14 +50,14 @@ def cpus() -> int:
 
 
 class _Task:
-    """A task and how often it was given to a worker."""
+    """A task, and how often it was given to a worker."""
 
     def __init__(self, content: Any, *, commit: bool) -> None:
         self.content, self.commit, self.attempts = content, commit, 0
 
 
 class _Worker:
-    """The driver's end of a worker. It is `ready` for a task once it has been heard."""
+    """A worker as the driver sees it. It is `ready` for tasks once it has sent something."""
 
     def __init__(self, name: str, connection: Connection) -> None:
         self.name, self.connection = name, connection
@@ -66,14 +66,14 @@ class _Worker:
 
 
 class _ForkServer:
-    """The process that workers are forked from. Start it in a thread that outlives it."""
+    """The process that workers are forked from. It dies with the thread that starts it."""
 
     def __init__(self, make: MakeWorker, cpus: int) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", MODULE, str(theirs.fileno()), str(os.getpid())],
-                # A library's threads are made at its import, so their number must be known before.
+                # Libraries start their threads at their import, so their number must be set before.
                 env=environment.values() | environment.threads(cpus),
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # stdout is the command's own
@@ -84,7 +84,7 @@ class _ForkServer:
             server.send(make)
 
     def fork(self) -> Connection:
-        """A connection to a new worker. Raises `ConnectionError` if the server is dead."""
+        """Starts a worker and returns a connection to it. Raises `ConnectionError` if the server is dead."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -93,11 +93,11 @@ class _ForkServer:
                 ours.close()
                 raise
         connection = Connection(ours.detach())
-        connection.send(self._greeting)  # it waits in the socket until the worker is there
+        connection.send(self._greeting)  # stays in the socket's buffer until the worker runs
         return connection
 
     def kill(self) -> None:
-        """Ends it and, by the kernel's hand, its workers. May be called twice."""
+        """Kills the server; the kernel then kills its workers. May be called twice."""
         self._process.kill()
         self._process.wait()
         self._control.close()
@@ -116,7 +116,7 @@ class LocalPool:
         self._monitor = Monitor()
 
     def __enter__(self) -> LocalPool:
-        self._server = _ForkServer(self._make, self._options.cpus)  # it imports while the driver plans
+        self._server = _ForkServer(self._make, self._options.cpus)  # imports while the driver plans
         return self
 
     def __exit__(
@@ -149,7 +149,7 @@ class LocalPool:
             raise
 
     def _hand_out(self, limit: int) -> bool:
-        """Gives tasks to workers that have none, commits first, and hires workers; whether anything is left to do."""
+        """Gives tasks to idle workers, commits first, and starts workers. Returns whether anything is left to do."""
         for worker in self._workers:
             if worker.ready and worker.task is None and (tasks := self._commits or self._parcels):
                 self._give(worker, tasks.popleft())
@@ -162,7 +162,7 @@ class LocalPool:
     def _give(self, worker: _Worker, task: _Task) -> None:
         worker.task = task
         task.attempts += 1
-        with suppress(ConnectionError):  # it is dead, and its socket will say so
+        with suppress(ConnectionError):  # the worker is dead: the next read of its socket will tell
             worker.connection.send(task.content)
 
     def _hire(self) -> None:
@@ -174,7 +174,7 @@ class LocalPool:
         self._hired += 1
         worker = _Worker(f"worker-{self._hired}", connection)
         self._workers.append(worker)
-        self._monitor.beat(worker.name, BUILDING, 0)  # one that dies before it is heard counts, too
+        self._monitor.beat(worker.name, BUILDING, 0)  # so that a worker that dies before its first heartbeat counts
 
     def _replace_server(self) -> None:
         self._server_deaths += 1
@@ -187,7 +187,7 @@ class LocalPool:
         self._server = _ForkServer(self._make, self._options.cpus)
 
     def _results(self) -> Iterator[Result]:
-        """What workers have finished, after waiting for a moment if nothing has come."""
+        """The results that workers have sent. Waits up to `POLL_S` if there are none."""
         if not self._workers:
             time.sleep(POLL_S)
         for worker in _speaking(self._workers, POLL_S):
@@ -204,7 +204,7 @@ class LocalPool:
                 self._monitor.beat(worker.name, *message)
 
     def _lost(self, worker: _Worker) -> None:
-        """A worker has died: what it was doing is done again, before all else."""
+        """A worker has died: its task is done again, before all others."""
         self._workers.remove(worker)
         worker.connection.close()
         task = worker.task
@@ -215,7 +215,7 @@ class LocalPool:
         (self._commits if task.commit else self._parcels).appendleft(task)
 
     def _await_commits(self) -> None:
-        """Waits for the commits that workers are at; begins none, and tells nothing of them."""
+        """Waits for running commits and drops their results; starts no others."""
         self._commits.clear()
         self._parcels.clear()
         deadline = time.monotonic() + COMMIT_PATIENCE_S
@@ -224,7 +224,7 @@ class LocalPool:
                 pass
 
     def _dismiss(self) -> None:
-        """Lets workers end by themselves: they remove what they have on the disk."""
+        """Asks the workers to end, so that they remove their temporary files."""
         for worker in self._workers:
             with suppress(ConnectionError):
                 worker.connection.send(None)
@@ -243,6 +243,6 @@ class LocalPool:
 
 
 def _speaking(workers: Sequence[_Worker], patience: float) -> list[_Worker]:
-    """The workers whose sockets have something to be read, be it their end; waits for one for so many seconds."""
+    """The workers whose sockets can be read or have closed; waits up to `patience` seconds for one."""
     readable = set(wait([worker.connection for worker in workers], patience))
     return [worker for worker in workers if worker.connection in readable]

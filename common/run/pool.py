@@ -1,7 +1,7 @@
-"""What a pool of workers is, and what its two kinds share: `local` (processes of this machine) and `cluster` (Ray).
+"""The interface of a pool of workers, and what its two kinds share: `local` (this machine) and `cluster` (Ray).
 
-A pool runs a job's *tasks* in processes of its own: parcels of videos, and between them commits of units. Its driver,
-the process that made it, moves no rows: a task names what is to be done, its result says what became of it.
+A pool runs a job's *tasks* in worker processes: parcels of videos, and between them commits of units. The driver is the
+process that made the pool. No rows pass through it: a task names what to do, and its result says how it ended.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ class TaskWorker(Protocol):
     """Does the tasks of a job in one process, one after the other."""
 
     def __call__(self, task: Any, beat: Beat) -> Any:
-        """`beat(where, frames)` says what is being done and how many frames were done since the last call; it may be
-        called for every frame."""
+        """The task calls `beat(where, frames)` as often as it likes: what it is doing, and how many frames it did since
+        the last call."""
 
 
 class MakeWorker(Protocol):
-    """Picklable: what makes a worker in a process of the pool."""
+    """Makes the worker in a process of the pool. Picklable."""
 
     def prepare(self) -> None:
-        """Imports what workers need. A process that calls this starts no thread and can be forked."""
+        """Imports what workers need. It must start no thread, because workers are forked afterwards."""
 
     def __call__(self, node: Node) -> TaskWorker: ...
 
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """How many workers, and what each asks of its node. `stall_s`: after how long without a sign of life a job ends."""
+    """How many workers, and what each needs. `stall_s`: a job is ended after so many seconds without a heartbeat."""
 
     workers: int | None = None  # None: one per CPU
     cpus: int = 1
@@ -62,7 +62,7 @@ class PoolOptions:
     stall_s: float = 600
 
     def count(self, cpus: int, tasks: int, *, can_grow: bool = False) -> int:
-        """How many workers do so many tasks on so many CPUs. Raises `MienError` for more than there is room for."""
+        """How many workers to start for `tasks` tasks on `cpus` CPUs. Raises `MienError` if the CPUs are too few."""
         workers = min(self.workers or max(1, cpus // self.cpus), max(1, tasks))
         if workers * self.cpus > cpus and not can_grow:
             raise MienError(
@@ -76,21 +76,20 @@ class Pool(AbstractContextManager["Pool"], Protocol):
     """Workers of one job. Use it in the main thread."""
 
     def map_parcels(self, parcels: Sequence[Any], on_frames: Callable[[int], None]) -> Generator[Any, None, None]:
-        """Yields the results of the parcels, and of all that `submit` is given meanwhile, as they come.
+        """Yields the results of the parcels, and of the commits that `submit` gets meanwhile, as they come.
 
-        A worker that dies is replaced and its parcel is given again, without end: whoever writes the worker counts
-        attempts. Raises what `Watchdog.look` does, and the `MienError` of a worker; commits under way are then waited
-        for, but not after an interrupt.
+        A worker that dies is replaced and its parcel is given to another, any number of times: the worker itself must
+        count attempts. Raises what `Watchdog.look` does, and the `MienError` of a worker. It then first waits for
+        running commits, but not after an interrupt.
         """
 
     def submit(self, commit: Any) -> None:
-        """Adds a task that is done before parcels that still wait, and given up when it has killed its worker
-        `COMMIT_ATTEMPTS` times."""
+        """Adds a commit. Workers take it before parcels; it fails when it has killed `COMMIT_ATTEMPTS` workers."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a task returned, or the name and the sentence of its error. Tracebacks stay in the worker's log."""
+    """What a task returned, or the class name and message of its error. Tracebacks stay in the worker's log."""
 
     value: Any
     error: tuple[str, str] | None = None
@@ -104,13 +103,13 @@ class Result:
 
 
 def installation() -> dict[str, str]:
-    """Where each of our packages is imported from, and the version."""
+    """The folder that each of our packages is imported from, and the version."""
     places = {name: os.path.dirname(importlib.import_module(name).__file__ or "") for name in PACKAGES}
     return places | {"version": common.__version__}
 
 
 def given_up(commit: str, attempts: int) -> MienError:
-    """What ends a job one of whose commits has killed every worker that tried it."""
+    """The error that ends a job if one of its commits has killed every worker that tried it."""
     return MienError(
         f"the {commit} killed its worker {attempts} times, most likely for lack of memory: give workers more of it, "
         "then run the job again"
@@ -118,21 +117,21 @@ def given_up(commit: str, attempts: int) -> MienError:
 
 
 class Member:
-    """A process of a pool: it makes its worker at the first task, and tells the driver how far it is."""
+    """A process of a pool: makes its worker at the first task, and sends heartbeats to the driver."""
 
     BEAT_S = 1.0
 
     def __init__(
         self, make: Callable[[], TaskWorker], tell: Callable[[str, int], None], expected: dict[str, str]
     ) -> None:
-        """`tell(where, frames)`, with all frames so far, carries a heartbeat; `expected`: the driver's installation."""
+        """`tell(where, frames)` sends a heartbeat with all frames so far; `expected`: the driver's `installation`."""
         self._make, self._tell, self._expected = make, tell, expected
         self._worker: TaskWorker | None = None
         self._where, self._frames, self._last = "", 0, 0.0
         self.beat(BUILDING, 0)
 
     def do(self, task: Any) -> Result:
-        """Errors become data: what a process raises would reach the driver as a text with tracebacks in it."""
+        """Does a task. An error becomes a `Result`: an exception would reach the driver as text with tracebacks."""
         try:
             if self._worker is None:
                 self._worker = self._built()
@@ -149,7 +148,7 @@ class Member:
         return result
 
     def beat(self, where: str, frames: int) -> None:
-        """Tells the driver: at once of another place and of the first frames, else once a second."""
+        """Sends a heartbeat: at once for a new `where` and for the first frames, else at most once a second."""
         first = frames > 0 and self._frames == 0
         self._frames += frames
         now = time.monotonic()

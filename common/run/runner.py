@@ -1,7 +1,7 @@
-"""A job over the videos of an archive: plan, hand out, commit, account for every video.
+"""A job over the videos of an archive: plan them, give them to workers, commit them, and count every outcome.
 
-`ingest` and `score` are each a recipe of a `Processor`, which `worker` runs; the processes are a `Pool`'s, and storage
-is behind `common.commit.committer`. This process plans and counts: no row passes through it.
+`ingest` and `score` each define a `Processor`, which `worker` runs in the processes of a `Pool`. This process, the
+driver, plans and counts: no row passes through it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROUND_VIDEOS = 20_000
 
 
 def parcels(videos: Sequence[Video]) -> list[Parcel]:
-    """Longest first, so that no long video is left for the end; small ones together."""
+    """Groups the videos into parcels, largest first, so that no long video is left for the end."""
     made: list[list[Video]] = []
     room = 0
     for video in sorted(videos, key=lambda video: (-video.size, video.video_id)):
@@ -51,7 +51,10 @@ def run(
     make_processor: MakeProcessor,
     options: JobOptions,
 ) -> Summary:
-    """Plans what the listing adds, does all that is planned and not done, commits it. Raises `MienError`."""
+    """Plans the new videos of `listing`, then processes and commits all that are planned and not done.
+
+    Returns what was done. Raises `MienError`.
+    """
     started = time.monotonic()
     check_writable(destination.lake)
     committer = Committer(destination)
@@ -79,7 +82,7 @@ def run(
 
 
 def _pool(make: WorkerFactory, options: JobOptions) -> Pool:
-    """Processes of this machine, or Ray where `--on` or the address of a cluster says so."""
+    """A pool of local processes, or of Ray if `--on ray` or RAY_ADDRESS says so."""
     where = options.on or ("ray" if environment.RAY_ADDRESS.get() else "local")
     pool_options = PoolOptions(options.workers)
     if where == "ray":
@@ -92,7 +95,7 @@ def _pool(make: WorkerFactory, options: JobOptions) -> Pool:
 
 
 def _plan(committer: Committer, listing: Iterable[pa.RecordBatch], options: JobOptions) -> tuple[Units, Summary]:
-    """What is to be done, and the counts before it is done. A dry run puts nothing."""
+    """The units to be done, and the summary before any is done. A dry run writes nothing."""
     listed: list[pa.Array] = []
     put = not options.dry_run
     committer.plan.extend(_counted(listing, listed), limit=options.limit, put=put)
@@ -119,7 +122,7 @@ def _done_before(listed: list[pa.Array], committer: Committer, units: Units) -> 
 
 
 def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Units in the order of the plan, some thousands of videos at a time: a million need not be in memory at once."""
+    """The units in order, in groups of about `ROUND_VIDEOS` videos, so that a million need not be in memory at once."""
     some: list[Unit] = []
     videos = 0
     for unit in units:
@@ -133,7 +136,7 @@ def _rounds(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 
 class _Round:
-    """Units under way, and which videos each still waits for."""
+    """The units of one round, and the videos that each still waits for."""
 
     def __init__(self, committer: Committer, units: list[Unit]) -> None:
         self.units = {unit.id: unit for unit in units}
@@ -148,11 +151,11 @@ class _Round:
             self.left[unit.id] = {video.video_id for video in unit.videos} - staged
 
     def whole(self) -> list[Unit]:
-        """The units that wait for no video."""
+        """The units all of whose videos are staged."""
         return [unit for unit in self.units.values() if not self.left[unit.id]]
 
     def finished(self, done: Done) -> Unit | None:
-        """The unit of the video, if it waited for this one alone."""
+        """Notes that a video is done. Returns its unit if that was the last video it waited for."""
         left = self.left[done.unit]
         if done.video_id not in left:
             return None

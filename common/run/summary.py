@@ -1,4 +1,4 @@
-"""What a run did: counted as its units are committed, and told at the end."""
+"""What a run did: counted while units are committed, and printed at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_FAILURES_SHOWN = 100
 
 @dataclass
 class Counts:
-    """Videos by what became of them, their frames and rows; `failures`: the first that are not ok."""
+    """Numbers of videos by outcome, of frames and of rows; `failures`: the first videos that are not ok."""
 
     ok: int = 0
     partial: int = 0
@@ -27,7 +27,7 @@ class Counts:
 
     @classmethod
     def of(cls, record: LedgerRecord, unit: Unit) -> Counts:
-        """Of the videos of `unit`, which is committed with this record."""
+        """The counts of the videos of `unit`, which was committed with this record."""
         counts = cls()
         for outcome in record.of(unit):
             row = outcome.row
@@ -41,9 +41,9 @@ class Counts:
 
 @dataclass
 class Summary(Counts):
-    """What a run did; `planned` is what it had to do, `skipped` what was listed and done before.
+    """What a run did. `planned`: videos that it had to do; `skipped`: listed videos that were done before.
 
-    Of the skipped videos, `failed_before` ended as failures then.
+    `failed_before`: how many of the skipped videos had failed.
     """
 
     planned: int = 0
@@ -52,7 +52,7 @@ class Summary(Counts):
     wall_s: float = 0.0
 
     def add(self, unit: Counts) -> None:
-        """Counts a unit that was committed."""
+        """Adds the counts of a committed unit."""
         for name in ("ok", "partial", "failed", "frames", "rows"):
             setattr(self, name, getattr(self, name) + getattr(unit, name))
         self.failures += unit.failures[: MAX_FAILURES_SHOWN - len(self.failures)]
@@ -62,7 +62,7 @@ class Summary(Counts):
         return round(self.frames / self.wall_s, 2) if self.wall_s else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Without the failures, which the table `videos` holds."""
+        """All numbers, without the failures: the table `videos` has them."""
         counts = ("planned", "ok", "partial", "failed", "skipped", "failed_before", "frames", "rows")
         return {name: getattr(self, name) for name in (*counts, "wall_s", "frames_per_s")}
 

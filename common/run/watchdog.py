@@ -1,4 +1,4 @@
-"""Whether a job still moves: what its workers' heartbeats say, and when to give it up."""
+"""Notices from the workers' heartbeats that a job no longer makes progress, and ends it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BUILDING = "building its models"
 IDLE = "idle"
 BUILDING_DEATHS = 3
 POLL_S = 0.5  # how long a driver waits for results between two looks
-LONGEST_LOOK_S = 15.0  # more time than this between two looks is time in which the driver itself was stopped
+LONGEST_LOOK_S = 15.0  # if more time passes between two looks, the driver itself was stopped
 
 
 @dataclass(frozen=True)
 class Beats:
-    """What was heard so far: how many heartbeats, how many frames, and where each worker was last."""
+    """All heartbeats so far: how many, how many frames they told of, and what each worker did last."""
 
     count: int = 0
     frames: int = 0
@@ -25,7 +25,7 @@ class Beats:
 
 
 class Monitor:
-    """Hears the workers' heartbeats. A worker that is started again comes with another name."""
+    """Collects the workers' heartbeats. A worker that replaces a dead one has a new name."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -33,7 +33,7 @@ class Monitor:
         self._where: dict[str, str] = {}
 
     def beat(self, worker: str, where: str, frames: int) -> None:
-        """`frames`: all that the worker has done."""
+        """`where`: what the worker is doing; `frames`: how many it has done in all."""
         self._count += 1
         self._frames[worker] = frames
         self._where[worker] = where
@@ -43,10 +43,10 @@ class Monitor:
 
 
 class Watchdog:
-    """Raises when no heartbeat and no result comes for `stall_s`, or when workers die before they begin.
+    """Raises if there is no heartbeat and no result for `stall_s` seconds, or if workers die before they can work.
 
-    Look at it every few seconds; time in which nobody looked (a job that was stopped by Ctrl-Z) does not count.
-    `on_frames` is told how many frames were done since the last look; `before`: what was heard before this one began.
+    The driver calls `look` every few seconds. Time in which it could not, because the job was stopped (Ctrl-Z), does
+    not count. `on_frames(n)` is called with the frames done since the last look; `before`: earlier heartbeats.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Watchdog:
         self._looked = clock()
 
     def finished(self) -> None:
-        """A task was finished: whatever died until now did not keep the job from going on."""
+        """A task was finished: the job makes progress, whatever workers have died until now."""
         self._silent_s = 0.0
         self._forgiven |= self._building()
 
     def look(self, heard: Beats | None) -> None:
-        """`heard` is None when the monitor did not answer.
+        """`heard`: the heartbeats so far, None if the monitor did not answer.
 
-        Raises `JobStalled`, or `MienError` if workers in a row died while they built their models.
+        Raises `JobStalled`, or `MienError` if several workers in a row died while they built their models.
         """
         now = heard or self._seen
         self._silent_s += min(self._clock() - self._looked, LONGEST_LOOK_S)
@@ -86,7 +86,7 @@ class Watchdog:
                 f"no progress for {self._stall_s:g} s, the job was ended: {places or 'no worker at work'}; "
                 "run it again to go on"
             )
-        # A dead worker is replaced without end, and the last that is heard of each such one is that it builds.
+        # A dead worker is always replaced. If it died while it built its models, BUILDING stays its last heartbeat.
         building = len(self._building() - self._forgiven)
         if building > self._most_building:
             raise MienError(

@@ -1,6 +1,6 @@
-"""What a worker of a job does: videos, each tried until its outcome is staged, and the commits of whole units.
+"""What a worker of a job does: it tries each video until its outcome is staged, and it commits whole units.
 
-Before a worker opens a video, it puts a strike: the next worker thereby knows of an attempt that killed its process.
+Before a worker opens a video, it puts a strike. If the video kills the worker, the next worker finds the strike.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Processor(Protocol):
     """What a worker does with a video."""
 
     def prefetch(self, video: Video) -> None:
-        """Begins to fetch the video that comes next."""
+        """Starts to download the video that comes next."""
 
     def process(self, video: Video, write: Callable[[pa.Table], None], beat: Callable[[int], None]) -> dict[str, Any]:
-        """Writes the video's rows in order and returns what it knows of the `videos` row; raises `VideoError`.
+        """Writes the video's rows in order and returns its columns of the `videos` row; raises `VideoError`.
 
         `beat(frames)` is called with the number of frames done since the last call.
         """
@@ -49,19 +49,19 @@ class MakeProcessor(Protocol):
         """Imports what the processor needs. Starts no thread, as processes are forked afterwards."""
 
     def __call__(self, settings: StoreSettings) -> Processor:
-        """`settings`: how to reach S3, which the nodes of a cluster do not know from their environment."""
+        """`settings`: how to reach S3. On a cluster, the nodes' environment does not say it."""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A task: videos to be done one after the other, each staged before the next."""
+    """A task: videos that one worker does one after the other, each staged before the next is opened."""
 
     videos: tuple[Video, ...]
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A task: a unit, all of whose videos are staged, to be put into the tables."""
+    """A task: commit a unit all of whose videos are staged."""
 
     unit: Unit
 
@@ -91,7 +91,7 @@ class Worker:
         self.log = log.get("worker")
 
     def __call__(self, task: Parcel | Commit, beat: Beat) -> list[Done] | Counts:
-        """Of a parcel, that each of its videos has an outcome; of a commit, the counts of its videos."""
+        """Returns for a parcel a `Done` for each video, for a commit the counts of its videos."""
         if isinstance(task, Commit):
             record = Committer(self.destination, partial(beat, str(task), 0)).commit(task.unit)
             return Counts.of(record, task.unit)
@@ -103,7 +103,7 @@ class Worker:
             self.processor = self.make_processor(self.destination.lake.store.settings)
         records = {unit: self.committer.recorded(unit) for unit in {video.unit for video in videos}}
         for video, following in zip(videos, [*videos[1:], None], strict=True):
-            # A run beside this one may have been faster, and may have committed the unit already.
+            # Another run may have finished the video, and may even have committed its unit.
             outcome = self.staging.outcome(video) or _known(records[video.unit], video)
             if outcome is None:
                 if following is not None:
@@ -113,12 +113,12 @@ class Worker:
             yield Done(video.unit, video.video_id, video.size, outcome.row["status"] == "failed")
 
     def _finish(self, processor: Processor, video: Video, beat: Callable[[int], None]) -> Outcome:
-        """Tries a video until it has an outcome: three attempts that kill or break the worker are its end."""
+        """Tries a video until it has an outcome. It fails after `STRIKES` attempts without one."""
         broken = "its worker was killed"
         while True:
             strikes = self.staging.strikes(video)
             living = self.node.living()
-            # A node that was taken away, or a run that was killed, is not the video's fault.
+            # Only strikes of this run on living nodes count: a lost node or a killed run is not the video's fault.
             counted = sum(strike.run_id == self.run_id and strike.node_id in living for strike in strikes)
             started = time.monotonic()
 
@@ -187,7 +187,7 @@ def _failed(reason: str, message: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class WorkerFactory:
-    """Picklable: makes the worker of a process."""
+    """Makes the worker of a process. Picklable."""
 
     destination: Destination
     make_processor: MakeProcessor

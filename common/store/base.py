@@ -1,4 +1,4 @@
-"""What every kind of storage shares: an object as it is listed, how to reach S3, and what a backend implements."""
+"""What all kinds of storage share: the settings for S3, an object as it is listed, and the interface of a backend."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Entry:
 
 
 class Backend(Protocol):
-    """What a kind of storage implements; see `Store` for the meaning of each."""
+    """What each kind of storage implements; `Store` documents the methods."""
 
     def list(self, prefix: str) -> Iterator[Entry]: ...
     def stat(self, key: str) -> Entry | None: ...
@@ -54,5 +54,5 @@ class Backend(Protocol):
 
 
 def file_version(found: os.stat_result) -> str:
-    """The version of a local file, by what `os.stat` says of it."""
+    """The version of a local file, from its `os.stat`: size and modification time."""
     return f"{found.st_size}-{found.st_mtime_ns}"

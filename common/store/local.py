@@ -86,7 +86,7 @@ class LocalFiles:
     def put(self, key: str, data: bytes | Path, version: str | None) -> str:
         path = self._path(key)
         with speaking("write", path), self._temporary(path, data) as temporary:
-            # The version is taken beforehand: once published, the object may be deleted by others at any moment.
+            # The version is read first: once the object is in place, another process may delete it.
             if version is None:
                 made = _entry(key, os.stat(temporary)).version
                 os.link(temporary, path)
@@ -95,7 +95,7 @@ class LocalFiles:
                     current = self.stat(key)
                     if current is None or current.version != version:
                         raise PreconditionFailed(f"{path} is not the version that was read")
-                    # Strictly later, however coarse the clock: two versions of one size must differ.
+                    # Always later than before, however coarse the clock: two versions of the same size must differ.
                     later = max(time.time_ns(), int(version.rpartition("-")[2]) + 1)
                     os.utime(temporary, ns=(later, later))
                     made = _entry(key, os.stat(temporary)).version
@@ -113,7 +113,7 @@ class LocalFiles:
                 self._prune(os.path.dirname(self._path(key)))
 
     def check_writable(self) -> None:
-        """Asks of the root, or of the folder in which it would be made."""
+        """Checks the root, or the nearest folder above it that exists."""
         place = self.root
         while not os.path.lexists(place):
             place = os.path.dirname(place)
@@ -129,13 +129,13 @@ class LocalFiles:
             for name in names:
                 if name.startswith(OURS) and name.endswith(".tmp"):
                     path = os.path.join(folder, name)
-                    # A living writer may take its file away at any moment.
+                    # The writer may still run, and remove its file at any moment.
                     with speaking("remove", path), suppress(FileNotFoundError):
                         if os.stat(path).st_mtime < deadline:
                             os.unlink(path)
 
     def _prune(self, folder: str) -> None:
-        """Removes folders that a deletion has left empty, as S3 has none: staging would leave one per video."""
+        """Removes folders that a deletion left empty, as S3 does; otherwise staging would leave one per video."""
         while folder != self.root and folder.startswith(self.root):
             try:
                 os.rmdir(folder)
@@ -145,7 +145,7 @@ class LocalFiles:
 
     @contextmanager
     def _temporary(self, path: str, data: bytes | Path) -> Iterator[str]:
-        """The data in a synced file beside `path`."""
+        """Writes the data to a temporary file beside `path`, synced to the disk; removes it at the end."""
         name = os.path.join(os.path.dirname(path), f"{OURS}{uuid.uuid4().hex}.tmp")
         target = _open_new(name)
         try:
@@ -171,7 +171,7 @@ def _open_new(name: str) -> BinaryIO:
             os.makedirs(os.path.dirname(name), exist_ok=True)
             return open(name, "xb")
         except FileNotFoundError:
-            continue  # another process has just pruned the folder
+            continue  # another process has just removed the empty folder
         except FileExistsError:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
@@ -185,7 +185,7 @@ def _sync(folder: str) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
-        return  # deleted and pruned by others since
+        return  # another process has deleted the object and its folder
     try:
         os.fsync(descriptor)
     finally:

@@ -1,8 +1,8 @@
-"""S3 behind the `Store`, by single API calls through s3fs: no listing cache, no multipart, retries that we can see.
+"""S3 behind the `Store`, by single API calls through s3fs: no listing cache, no multipart, retries in this module.
 
-s3fs would retry by itself and hide what went wrong; and where the answer to a put is lost, the same put sent again is
-refused with 412, because the object is there. So each call here is one request, this module retries, and every put
-carries a mark by which its object is recognised as our own (AWS: "Conditional writes").
+s3fs would retry by itself and hide the cause. And if the answer to a put is lost, the repeated put is refused with 412,
+because the object exists. So each call here is one request, this module repeats it, and every put stores a random mark
+in the object's metadata, by which it recognises its own object (AWS: "Conditional writes").
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class S3Objects:
         while True:
             page = self._retrying("list", prefix, functools.partial(self._page, prefix, token))
             for found in page.get("Contents", ()):
-                if not found["Key"].endswith("/"):  # what consoles put to show an empty folder
+                if not found["Key"].endswith("/"):  # S3 consoles put such an object to show an empty folder
                     yield Entry(found["Key"][len(self.prefix) :], found["Size"], _version(found))
             if not page["IsTruncated"]:
                 return
@@ -107,7 +107,7 @@ class S3Objects:
         return io.BufferedReader(_Ranges(self, key, head["ContentLength"], _version(head)), 1 << 20)
 
     def read_range(self, key: str, start: int, length: int, version: str) -> bytes:
-        """So many bytes of that version of the object. Raises `PreconditionFailed` if it is another now."""
+        """`length` bytes of this version of the object. Raises `PreconditionFailed` if the object has changed."""
         span = f"{start}-{start + length - 1}"
         return self._get(key, span, Range=f"bytes={span}", IfMatch=f'"{version}"')[0]
 
@@ -121,7 +121,7 @@ class S3Objects:
         mark = uuid.uuid4().hex
 
         async def send() -> Any:
-            # Opened anew for every try: the HTTP client closes the file that it has sent.
+            # Opened again for every try: the HTTP client closes the file that it has sent.
             with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as body:
                 answer = await self._request("put_object", Key=key, Body=body, Metadata={_MARK: mark}, **condition)
             require(answer, "ETag")
@@ -129,23 +129,23 @@ class S3Objects:
 
         try:
             return _version(self._retrying("write", key, send))
-        except (PreconditionFailed, NotFound) as refusal:
-            # The object that stands in the way may be our own: the answer to a put was lost and the put was sent again,
-            # by us, or without our knowledge by aiohttp, which repeats a PUT when a kept-alive connection was closed.
+        except (PreconditionFailed, NotFound) as refused:
+            # The existing object may be our own: the answer to the put was lost and the put was sent again, by this
+            # module or by aiohttp, which repeats a PUT itself when a kept-alive connection was closed.
             try:
                 head = self._head(key)
             except NotFound:
                 head = {}
             if head.get("Metadata", {}).get(_MARK) == mark:
                 return _version(head)
-            if version is None and isinstance(refusal, PreconditionFailed):
+            if version is None and isinstance(refused, PreconditionFailed):
                 raise AlreadyExists(f"{self._where(key)} exists already") from None
-            if version is not None and isinstance(refusal, NotFound):
+            if version is not None and isinstance(refused, NotFound):
                 raise PreconditionFailed(f"{self._where(key)} is not there any more") from None
             raise
 
     def check_writable(self) -> None:
-        """By a put that replaces an object which is not there: S3 looks at the permission before the condition."""
+        """Tries to replace an object that does not exist: S3 checks the permission before the condition."""
         with suppress(PreconditionFailed):
             self.put(f"_doctor/{uuid.uuid4().hex}", b"x", "0" * 32)
 
@@ -158,7 +158,7 @@ class S3Objects:
     async def _delete(self, objects: Sequence[dict[str, str]]) -> None:
         answer = await self._request("delete_objects", Delete={"Objects": objects})
         if errors := answer.get("Errors"):
-            # The request as a whole succeeds although an object was refused: here that is an error like any other.
+            # S3 answers 200 although it refused an object: turned into an error like that of any other request.
             status = _REFUSED.get(errors[0]["Code"], 400)
             failed = {"Error": errors[0], "ResponseMetadata": {"HTTPStatusCode": status}}
             raise botocore.exceptions.ClientError(failed, "DeleteObjects")
@@ -194,7 +194,7 @@ class S3Objects:
         if "Key" in arguments:
             arguments["Key"] = self.prefix + arguments["Key"]
         filesystem = _connect(self.settings, os.getpid())
-        await filesystem.set_session()  # by itself, so that its ValueError, a wrong endpoint, is told from the next
+        await filesystem.set_session()  # outside the `try`: its ValueError means a wrong endpoint
         try:
             return await filesystem._call_s3(method, Bucket=self.bucket, **arguments)
         except ValueError as error:
@@ -219,7 +219,7 @@ class S3Objects:
 
 
 class _Ranges(io.RawIOBase):
-    """One version of an object, read by ranges."""
+    """One version of an object as a file; each read asks for one range."""
 
     def __init__(self, objects: S3Objects, key: str, size: int, version: str) -> None:
         self._objects, self._key, self._size, self._version = objects, key, size, version

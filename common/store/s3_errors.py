@@ -1,4 +1,4 @@
-"""What goes wrong between us and S3: what may pass, what is no answer of S3 at all, and the sentence about the rest."""
+"""Errors of requests to S3: which are worth another try, which answers do not come from S3, and the error messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_ANSWER = (
 
 
 class NotS3(Exception):
-    """The answer is not S3's, whatever its status says: a proxy's page, an answer cut to pieces, another server."""
+    """The answer does not come from S3, whatever its status: a proxy's page, a truncated answer, another server."""
 
 
 def require(answer: Mapping[str, Any], *names: str) -> None:
@@ -36,7 +36,7 @@ def require(answer: Mapping[str, Any], *names: str) -> None:
 
 
 def code_and_status(error: Exception) -> tuple[str, int]:
-    """S3's error code and the HTTP status, ("", 0) if there was no answer of S3."""
+    """S3's error code and the HTTP status; ("", 0) if S3 gave no answer."""
     cause = error if isinstance(error, botocore.exceptions.ClientError) else error.__cause__
     if not isinstance(cause, botocore.exceptions.ClientError):
         return "", 0
@@ -45,7 +45,7 @@ def code_and_status(error: Exception) -> tuple[str, int]:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the next try may succeed: no answer or none of S3's, a server's trouble, a race of conditional puts."""
+    """Whether another try may succeed: there was no answer of S3, or a temporary error, or two puts met (409)."""
     code, status = code_and_status(error)
     if status:
         return status in (408, 409, 429) or (status >= 500 and status != 501) or code in ("RequestTimeout", "SlowDown")
@@ -57,7 +57,7 @@ def _is_not_s3(error: Exception) -> bool:
 
 
 def refusal(error: Exception, action: str, where: str, endpoint: str) -> StoreError:
-    """The sentence about an error that no further try will mend; `where` is the object, s3://bucket/key."""
+    """The `StoreError` for an error that is not retried any more; `where` is the object, s3://bucket/key."""
     code, status = code_and_status(error)
     cannot = f"cannot {action} {where}"
     if code == "NoSuchBucket":
@@ -90,6 +90,6 @@ def refusal(error: Exception, action: str, where: str, endpoint: str) -> StoreEr
             f"{cannot}: the storage answers {code} ({status}), check its name, its permissions and whether the "
             "credentials have expired"
         )
-    # Nothing was sent: botocore found no profile of that name, half of the credentials, a wrong endpoint.
+    # Nothing was sent: botocore found no profile of that name, incomplete credentials or a wrong endpoint.
     said = str(error).strip().rstrip(".") or type(error).__name__
     return StoreError(f"{cannot}: {said}; check AWS_PROFILE, the credentials and MIEN_S3_ENDPOINT")

@@ -1,8 +1,9 @@
-"""One store over local files and S3: the only module through which any other touches a URL.
+"""One store over local files and S3: all other modules reach files of a lake and videos on S3 through it alone.
 
 Objects appear whole or not at all. `create` never overwrites and `replace` only overwrites the version it names: on S3
 by one conditional put (`If-None-Match: *`, `If-Match`), on local files by a temporary file in the same folder and a
-hard link or a rename under a lock. A put whose answer was lost is recognised as our own when it is tried again.
+hard link or a rename under a lock. If the answer to a put is lost and the put is repeated, the store recognises its own
+object.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Store:
 
     @property
     def _backend(self) -> Backend:
-        # Imported here: s3fs takes a while to import, which a local run need not spend.
+        # Imported here: s3fs is slow to import, and a local run does not need it.
         if self.is_local:
             from common.store.local import LocalFiles
 
@@ -54,9 +55,9 @@ class Store:
         return f"Store({self.url!r})"
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object whose key begins with `prefix`, page by page, nothing cached; in key order on S3 only.
+        """Every object whose key begins with `prefix`, page by page, never from a cache; in key order on S3 only.
 
-        Local: a walk that does not follow links to folders and passes over temporary files of other writers.
+        Local: does not follow links to folders, and leaves out the temporary files of other writers.
         """
         return self._backend.list(prefix)
 
@@ -96,11 +97,11 @@ class Store:
         return self._backend.put(self._checked(key), _not_empty(key, data), version)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Deletes objects in batches; keys without an object are fine."""
+        """Deletes objects in batches; a key without an object is no error."""
         self._backend.delete(self._checked(key) for key in keys)
 
     def check_writable(self) -> None:
-        """Raises `AccessDenied` where nothing may be put, `UsageError` where nothing can be; puts nothing itself."""
+        """Raises `AccessDenied` without permission to write, `UsageError` if the root is a file. Writes nothing."""
         self._backend.check_writable()
 
     def sweep(self) -> None:
@@ -108,7 +109,7 @@ class Store:
         self._backend.sweep()
 
     def check_exclusive(self, writers: int = 16) -> None:
-        """Races `writers` create-only puts on a scratch key. Raises `StoreError` unless exactly one wins."""
+        """Sends `writers` create-only puts of one key at the same time. Raises `StoreError` unless one succeeds."""
         key = f"_doctor/exclusive-{uuid.uuid4().hex}"
         gate = threading.Barrier(writers)
 
@@ -131,7 +132,7 @@ class Store:
 
 
 def _not_empty(key: str, data: bytes | Path) -> bytes | Path:
-    # An empty object can be the remains of a failed upload elsewhere; ours are never empty.
+    # Elsewhere an empty object may be left by a failed upload; mien never writes one.
     if (data.stat().st_size if isinstance(data, Path) else len(data)) == 0:
         raise ValueError(f"empty object {key}")
     return data

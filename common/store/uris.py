@@ -1,4 +1,4 @@
-"""The one name that a video, a folder or an object goes by."""
+"""Canonical URIs: every video, folder or object has exactly one name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.errors import UsageError
 
 
 def canonical_uri(uri: str) -> str:
-    """The one name of a video or folder: an absolute path (symbolic links kept), or `s3://bucket/key` as it stands.
+    """The canonical URI of a video or folder: an absolute path (symbolic links kept), or `s3://bucket/key` unchanged.
 
     Raises `UsageError` for any other scheme.
     """
@@ -19,11 +19,11 @@ def canonical_uri(uri: str) -> str:
     if "://" in uri:
         raise UsageError(f"{uri}: only local paths and s3:// are read, copy the files to one of them")
     path = os.path.abspath(os.path.expanduser(uri))
-    return path[1:] if path.startswith("//") else path  # POSIX keeps two leading slashes; Linux means the same by one
+    return path[1:] if path.startswith("//") else path  # `abspath` keeps two leading slashes; on Linux they mean one
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """(root, key) such that `Store(root)` has the object under key: ("/", "abs/x") or ("s3://bucket", "key")."""
+    """(root, key): the object is `key` in `Store(root)`. Like ("/", "folder/file") or ("s3://bucket", "key")."""
     canonical = canonical_uri(uri)
     if canonical.startswith("s3://"):
         bucket, _, key = canonical[5:].partition("/")

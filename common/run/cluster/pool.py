@@ -1,7 +1,7 @@
-"""A pool of Ray's workers: Ray Data hands out the parcels, and a commit is a Ray task.
+"""A pool of Ray workers: Ray Data gives them the parcels, and a commit is a Ray task.
 
-Ray puts the driver's working directory first on its workers' path, where a stranger's `train.py` would shadow ours. So
-the driver works from an empty folder while Ray runs, and every worker checks that its packages are the driver's.
+Ray puts the driver's working directory first on its workers' import path, where a user's `train.py` would hide ours. So
+the driver works in an empty folder while Ray runs, and every worker checks that it imports the driver's packages.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class RayPool:
         return self._session
 
     def _pump(self, session: Session, parcels: Sequence[Any], workers: int) -> threading.Thread:
-        """A thread that puts the parcels' results on the queue, or an error instead; it may still put when it ends."""
+        """Starts a thread that puts the parcels' results on the queue, or the error that ended it."""
 
         def pump() -> None:
             try:
@@ -151,7 +151,7 @@ class RayPool:
         return pumping
 
     def _begin_commits(self, session: Session, limit: int) -> None:
-        """Starts commits, as many at once as there are workers. They ask for no CPU: the workers hold all of them."""
+        """Starts waiting commits, at most `limit` at a time. They reserve no CPU: the workers have them all."""
         import ray
 
         remote = ray.remote(num_cpus=0, max_retries=COMMIT_ATTEMPTS - 1, scheduling_strategy="SPREAD")(_commit)
@@ -162,7 +162,7 @@ class RayPool:
             reference.future().add_done_callback(partial(self._committed, reference, str(commit)))
 
     def _committed(self, reference: Any, name: str, future: Future[Result]) -> None:
-        """Puts the result of a commit on the queue; called in a thread of Ray's."""
+        """Puts the result of a commit on the queue. Ray calls this in a thread of its own."""
         import ray
 
         try:
@@ -174,7 +174,7 @@ class RayPool:
         self._under_way.discard(reference)
 
     def _await_commits(self) -> None:
-        """Waits for the commits that are under way; begins none, and tells nothing of them."""
+        """Waits for running commits and drops their results; starts no others."""
         import ray
 
         self._commits.clear()
@@ -183,9 +183,9 @@ class RayPool:
 
 
 def _end(pumping: threading.Thread) -> None:
-    """Stops an execution whose results nobody takes any more, while Ray still answers.
+    """Stops the execution of the dataset, while Ray still runs.
 
-    Ray Data has no call for it: left alone, its threads outlive `ray.shutdown` and print tracebacks of their own.
+    Ray Data has no call for this: otherwise its threads outlive `ray.shutdown` and print tracebacks.
     """
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
@@ -202,7 +202,7 @@ def _dataset(parcels: Sequence[Any], make: MakeWorker, options: PoolOptions, wor
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs, with a traceback, what it also raises
-    # One parcel a block and one block in flight an actor: otherwise two long parcels queue behind one another.
+    # One parcel per block and one block at a time per actor: otherwise a long parcel would wait behind another one.
     return ray.data.from_items(list(parcels), override_num_blocks=len(parcels)).map_batches(
         _Actor,
         fn_constructor_args=(make, monitor, installation()),

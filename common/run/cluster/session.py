@@ -1,4 +1,4 @@
-"""Ray from its start to its end."""
+"""Starts and ends Ray, and talks to the actor that collects heartbeats."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SHUTDOWN_S = 30.0
 
 @functools.cache
 def _token() -> str:
-    """The token of the clusters that this process starts: Ray keeps the first that it reads for as long as it runs."""
+    """The token of the clusters that this process starts. It is made once: Ray keeps the first token that it reads."""
     return secrets.token_hex(32)
 
 
 @contextmanager
 def variables(remote: str | None) -> Iterator[None]:
-    """What Ray reads from the environment, when it is imported and in the processes that it starts."""
+    """Sets, for the block, the variables that Ray reads at its import and in the processes that it starts."""
     changes = {
         environment.RAY_USAGE_STATS_ENABLED: environment.RAY_USAGE_STATS_ENABLED.get() or "0",
         environment.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO: environment.RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO.get() or "0",
@@ -55,11 +55,11 @@ def variables(remote: str | None) -> Iterator[None]:
 
 
 class Session:
-    """Ray from its start to its end: the cluster that `RAY_ADDRESS` names, else one on this machine that ends with us.
+    """A connection to the cluster at `address`, or a Ray of our own on this machine, which ends with this process.
 
-    Ray is started and ended in a thread, as these calls may never return: a driver that was stopped while it began and
-    then went on stood still for good, once in nine tries. The thread lives as long as Ray does, since the kernel kills
-    Ray's processes with the thread that started them.
+    Ray is started and ended in a thread, because these calls may never return: in one of nine tries, a driver that was
+    stopped (SIGSTOP) during the start and then continued hung for good. The thread lives as long as Ray does, because
+    the kernel kills Ray's processes with the thread that started them.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -72,9 +72,9 @@ class Session:
         self._thread = threading.Thread(target=self._live, daemon=True, name="ray")
 
     def start(self) -> None:
-        """Raises `MienError` if Ray does not start or cannot be reached, `JobStalled` if neither is known in time."""
+        """Raises `MienError` if Ray does not start or cannot be reached, `JobStalled` if it does not answer in time."""
         self._thread.start()
-        # In steps of a second: time in which this process is stopped counts as one of them.
+        # In steps of a second: if this process is stopped (Ctrl-Z), that counts as one step.
         if not any(self._begun.wait(1.0) for _ in range(START_S)):
             raise JobStalled(f"Ray did not start within {START_S} s: run the command again")
         if self._error is not None:
@@ -90,7 +90,7 @@ class Session:
         if self._thread.is_alive():
             import ray
 
-            atexit.unregister(ray.shutdown)  # it would wait for the call that does not return
+            atexit.unregister(ray.shutdown)  # would wait for the call that does not return
             for child in psutil.Process().children():
                 if child.pid not in self._others:
                     with suppress(psutil.NoSuchProcess):
@@ -112,7 +112,7 @@ class Session:
         ray.shutdown()
 
     def heard(self) -> Beats | None:
-        """What the monitor says, None if it does not answer."""
+        """The heartbeats so far, None if the monitor does not answer."""
         import ray
 
         try:
@@ -140,7 +140,7 @@ def _init(address: str | None) -> None:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keeps the start of Ray's core, which writes past Python, off the terminal; what goes wrong is raised."""
+    """Sends to /dev/null what Ray's core writes to stderr while it starts; errors are raised anyway."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -154,7 +154,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Raises `OSError` where nobody listens: Ray itself waits for minutes. What is no host:port is Ray's to find."""
+    """Raises `OSError` if no server listens at host:port, where Ray would wait for minutes. Ignores other addresses."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
