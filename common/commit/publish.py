@@ -140,9 +140,7 @@ class Publisher:
                     while waiting and waiting[-1].video_id < video_id:
                         self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
                     if video_id not in replaced:
-                        # An older part may lack columns that were added since; they are NULL.
-                        empty = self.destination.schema.empty_table()
-                        writer.write(pa.concat_tables([empty, table], promote_options="default"))
+                        writer.write(table)
             while waiting:
                 self._copy_piece(record.unit, waiting.pop(), n, folder, writer)
         rows = {outcome.video_id: outcome.pieces.get(n, 0) for outcome in record.videos}
