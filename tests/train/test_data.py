@@ -12,6 +12,7 @@ import pytest
 from common import windows
 from common.bundle.manifest import Preprocess
 from common.errors import UsageError
+from common.join import Join, join_labels, subjects
 from common.lake.format import KEY
 from common.lake.layout import Lake
 from common.lake.schema import LABELS
@@ -20,7 +21,6 @@ from common.windows import Windowing
 from train.data import faces as faces_
 from train.data.augment import augment
 from train.data.faces import FaceSet
-from train.data.join import Join, join_labels, subjects
 from train.data.order import batch_indices
 from train.data.windows import cut, stretches, training_examples
 from train.models.preprocess import normalise, prepare

@@ -1,4 +1,4 @@
-"""The faces of an archive as the encoder's input, with what was annotated of each (`train.data.join`) and its split."""
+"""The faces of an archive as the encoder's input, with what was annotated of each (`common.join`) and its split."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from common import config, log
 from common.bundle.manifest import Preprocess
 from common.errors import MienError, NotFound, UsageError
 from common.faces import decoded_crops
+from common.join import Join, join_labels, subjects
 from common.lake.committed import committed
 from common.lake.format import check
 from common.lake.layout import Lake, Partition
 from common.lake.parts import read_footer
 from common.tasks import TASKS
-from train.data.join import Join, join_labels, subjects
 from train.models.preprocess import channels, prepare
 from train.recipe import DataOptions, Selection
 
