@@ -27,7 +27,7 @@ ARCHIVE = "main"
 # The way of the data, then looking after a lake.
 ORDER = (
     *("synth", "ingest", "label", "train", "evaluate", "import", "score"),
-    *("status", "report", "sql", "overlay", "erase", "compact", "reconcile", "doctor"),
+    *("status", "report", "sql", "plot", "overlay", "erase", "compact", "reconcile", "doctor"),
 )
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -134,6 +134,33 @@ def sql(lake: str, query: str, form: str | None) -> None:
 
 
 @click.command()
+@click.argument("lake")
+@click.option("--video", required=True, metavar="NAME", help="The video's name, or its whole path or URI.")
+@click.option(
+    "--out", required=True, metavar="PNG", type=click.Path(dir_okay=False, path_type=Path), help="The picture."
+)
+@click.option("--model", metavar="M", help="The model that scored it, or how its name begins, if there are several.")
+@click.option("--archive", metavar="A", help="The archive that the video is in, if there are several.")
+def plot(lake: str, video: str, out: Path, model: str | None, archive: str | None) -> None:
+    """Draw the scores of one video of LAKE over its time, with a panel for each track, as a PNG.
+
+    Labels are drawn where LAKE has them, and faces where it has them from `mien ingest`.
+    """
+    from common.lake.layout import Lake
+    from score.analysis import plot as plot_
+    from score.analysis import sql, timeline
+
+    if out.suffix.lower() != ".png":
+        raise click.UsageError(f"the picture is a PNG: give --out a name that ends in .png, not {out}")
+    with sql.connect(Lake(lake)) as tables:
+        found = timeline.read(tables, video, model, archive)
+    plot_.draw(found, out)
+    tracks = f"{len(found.tracks)} track{'s' * (len(found.tracks) > 1)}"
+    left_out = f", {found.left_out} shorter ones are left out" if found.left_out else ""
+    click.echo(f"{out}: {found.video.name}, scored by {found.video.model}, {tracks}{left_out}")
+
+
+@click.command()
 @click.option("--lake", help="Also race writers in the store of this folder or s3://bucket/prefix.")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 def doctor(lake: str | None, json: bool) -> int:

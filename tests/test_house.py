@@ -29,6 +29,7 @@ INTERFACES = {"score/analysis/sql.py": {"fsspec.spec"}}
 DOWNLOADS = {"common/download.py": {"urllib.request"}}
 
 HEAVY = {"torch", "torchvision", "timm", "ray", "av", "cv2", "decord", "deepspeed", "facenet_pytorch", "retinaface"}
+HEAVY |= {"matplotlib"}  # pictures
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
