@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from common.config import Config
 from common.crops import Crop
-from common.faces import FaceBatch
+from common.faces import JPEG_QUALITY, FaceBatch
 from ingest.align import ALIGN_RESULTS, Aligner
 from ingest.cuts import CutFinder
 from ingest.decode.reader import DECODE_RESULTS, DecodeOptions, FrameBatch, VideoReader
@@ -54,6 +55,18 @@ class FacesOptions(Config):
             "align": ALIGN_RESULTS,
         }
         return found
+
+
+class IngestConfig(Config):
+    """What decides the rows of `faces`; the digest of its `identity` names their partition."""
+
+    faces: FacesOptions = FacesOptions()
+    jpeg_quality: int = Field(JPEG_QUALITY, ge=1, le=100, description="quality of the stored crops")
+    frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
+
+    def identity(self) -> dict[str, Any]:
+        """As `FacesOptions.identity`, with what decides how the faces are stored."""
+        return self.model_dump(mode="json") | {"faces": self.faces.identity()}
 
 
 def _sha256(path: Path) -> str:

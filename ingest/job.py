@@ -7,29 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
 from common import config
 from common.cli import JobOptions
 from common.commit.committer import Destination
 from common.commit.units import Video
-from common.faces import JPEG_QUALITY, to_faces
+from common.faces import to_faces
 from common.lake import schema
 from common.lake.layout import Lake, Partition
 from common.run import runner
 from common.run.summary import Summary
 from common.store.base import StoreSettings
 from ingest import archive
-from ingest.faces import FacesOptions
+from ingest.faces import IngestConfig
 from ingest.source import FaceSource
-
-
-class IngestConfig(config.Config):
-    """What decides the rows of `faces`; its digest names their partition."""
-
-    faces: FacesOptions = FacesOptions()
-    jpeg_quality: int = Field(JPEG_QUALITY, ge=1, le=100, description="quality of the stored crops")
-    frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class _Processor:
 
 def destination(lake: Lake, archive_name: str, config_: IngestConfig) -> Destination:
     """The tables that ingesting `archive_name` with this configuration writes."""
-    described = {"faces": config_.faces.identity()} | config_.model_dump(mode="json", exclude={"faces"})
+    described = config_.identity()
     digest = f"i-{config.digest(described)}"
     data = Partition("faces", (("ingest", digest), ("archive", archive_name)))
     return Destination(

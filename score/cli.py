@@ -122,6 +122,10 @@ def sql(lake: str, query: str, form: str | None) -> None:
     """Answer the QUERY, one statement of DuckDB's SQL that only reads, over the tables of LAKE.
 
     The tables are scores, faces, videos and labels; "describe scores" lists the columns of one.
+
+    Made from them are models (the options and times of each), frames (how many faces), tracks (means over time), and
+    matched('MODEL', 'OTHER', min_iou := 0.5): the rows a and b of two models of one face, paired by their boxes, each
+    the other's best of its frame. So: "select avg(abs(a.valence - b.valence)) from matched('m1', 'm2')".
     """
     from common.lake.layout import Lake
     from score.analysis import answers

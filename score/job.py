@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
-from pydantic import Field
 
 from common import config
 from common.bundle.folder import Bundle
@@ -24,25 +23,10 @@ from common.lake.schema import SCORES
 from common.run import runner
 from common.run.summary import Summary
 from common.store.base import StoreSettings
-from ingest.faces import FacesOptions
-from score.smooth import Smoothing
+from score.config import ScoreConfig
 from score.sources.ingested import Ingested, IngestedFaces
-from score.stream import RESULTS, ScoreOptions, scores
+from score.stream import ScoreOptions, scores
 from train.models.registry import check_kinds, import_networks
-
-
-class ScoreConfig(config.Config):
-    """How to score. The sizes of batches change no row and no partition."""
-
-    faces: FacesOptions = FacesOptions()
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    smooth: Smoothing | None = Field(None, description="box:N: the mean of each track's predictions over N frames")
-    batch_size: int = Field(64, ge=1, description="crops a call of the encoder")
-    window_batch: int = Field(8, ge=1, description="windows a call of the heads")
-
-    def fitted(self, bundle: BundleManifest) -> ScoreConfig:
-        """With faces cut as the bundle takes them, whatever else was asked for."""
-        return self.model_copy(update={"faces": self.faces.model_copy(update={"align": bundle.crop})})
 
 
 @contextmanager
@@ -132,14 +116,7 @@ def destination(
     """
     check_kinds(bundle)
     manifest = bundle.manifest
-    described = {
-        "bundle": manifest.id,
-        "results": RESULTS,
-        "dtype": config_.dtype,
-        "faces": {"ingest": ingested.ingest} if ingested else config_.faces.identity(),
-    }
-    if config_.smooth:  # left out where there is none, so that other models keep their names
-        described["smooth"] = config_.smooth
+    described = config_.identity(manifest.id, ingested.ingest if ingested else None)
     shown = [config_.smooth.replace(":", "")] if config_.smooth else []
     model = "-".join([manifest.name, manifest.id, *shown, config.digest(described)])
     data = Partition("scores", (("model", model), ("archive", archive_name)))

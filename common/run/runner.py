@@ -105,7 +105,8 @@ def _plan(committer: Committer, listing: Iterable[pa.RecordBatch], options: JobO
     done = _done_before(listed, committer, units)
     known_failed = pa.array(committer.failed() if len(done) else [], pa.string())
     failed = done.filter(pc.is_in(done, known_failed))
-    return units, Summary(planned=units.videos, skipped=len(done), failed_before=len(failed))
+    keys = dict(committer.destination.data.keys)
+    return units, Summary(keys=keys, planned=units.videos, skipped=len(done), failed_before=len(failed))
 
 
 def _counted(listing: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> Iterator[pa.RecordBatch]:

@@ -43,9 +43,10 @@ class Counts:
 class Summary(Counts):
     """What a run did. `planned`: videos that it had to do; `skipped`: listed videos that were done before.
 
-    `failed_before`: how many of the skipped videos had failed.
+    `failed_before`: how many of the skipped videos had failed. `keys`: the names of the partition of its rows.
     """
 
+    keys: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     skipped: int = 0
     failed_before: int = 0
@@ -64,7 +65,7 @@ class Summary(Counts):
     def as_json(self) -> dict[str, Any]:
         """All numbers, without the failures: the table `videos` has them."""
         counts = ("planned", "ok", "partial", "failed", "skipped", "failed_before", "frames", "rows")
-        return {name: getattr(self, name) for name in (*counts, "wall_s", "frames_per_s")}
+        return self.keys | {name: getattr(self, name) for name in (*counts, "wall_s", "frames_per_s")}
 
 
 def tell(summary: Summary, options: JobOptions) -> int:
@@ -74,6 +75,7 @@ def tell(summary: Summary, options: JobOptions) -> int:
     if more := summary.partial + summary.failed - len(summary.failures):
         print(f"... and {more} more: see the table videos", file=sys.stderr)
     print(_in_words(summary, options), file=sys.stderr)
+    print(", ".join(f"{key} {value}" for key, value in summary.keys.items()), file=sys.stderr)
     if options.json:
         emit_json(summary.as_json())
     return 3 if summary.failed else 0

@@ -1,12 +1,14 @@
 """SQL over a lake: DuckDB views of what is committed, read-only, with no extension to download.
 
-The views `scores`, `faces`, `videos` and `labels` read the parts that the ledger records (`common.lake.committed`).
+The views `scores`, `faces`, `videos` and `labels` read the parts that the ledger records (`common.lake.committed`);
+`score.analysis.views` has what is derived from them.
 DuckDB reads a local lake itself, and any other through the `Store`. The parts of a table are listed when a question
 first names it; a part is opened only if its folders pass the filters of the question.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 import tempfile
 from collections.abc import Iterator
@@ -23,11 +25,15 @@ from common.lake.committed import committed
 from common.lake.format import check_existing
 from common.lake.layout import PARTITION_KEYS, Lake
 from common.lake.schema import TABLES
+from score.analysis.views import READS, definition
 
 # New datasets bring new columns, in a part or two each; the parts of the other tables all have the same columns.
 _MAY_DIFFER = ("labels",)
 _CATALOG = re.compile(r"\b(show|describe|information_schema|duckdb_\w+)\b", re.IGNORECASE)
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([\w\s,]*\)\s*)?", re.IGNORECASE)
+_UNKNOWN = re.compile(r"Catalog Error: Table with name (\S+) does not exist")
+NAMES = (*TABLES, *READS)
+TABLES_AND_VIEWS = [name for name in NAMES if name != "matched"]
 # A PIVOT that looks up its columns is several statements, as is a COPY of one.
 _PIVOT = re.compile(r"\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
@@ -112,15 +118,22 @@ class Tables:
             return _PIVOT.match(sql) is not None
         return kinds == [duckdb.StatementType.SELECT]
 
-    def _show(self, table: str) -> None:
-        if table in self._shown:
+    def _show(self, name: str) -> None:
+        """Makes a view of a table, or one that is derived from it."""
+        if name in self._shown:
             return
+        table = READS.get(name, name)
+        if table != name:
+            self._show(table)
         try:
-            _create(self._connection, self._lake, table)
+            if table == name:
+                _create(self._connection, self._lake, table)
+            else:
+                self._connection.execute(definition(name, self._lake))
         except duckdb.Error as error:
             problem = f"the table {table} of {self._lake.url} cannot be read: {_said(error)}"
             raise self._files.error or MienError(problem) from None
-        self._shown.add(table)
+        self._shown.add(name)
 
     def _rows(self, reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
         with self._one_sentence():
@@ -136,16 +149,20 @@ class Tables:
 
 
 def _named(sql: str) -> list[str]:
-    """The tables that a question may be about: those whose names are in it, or all if it asks what there is."""
-    named = [table for table in TABLES if re.search(rf"\b{table}\b", sql, re.IGNORECASE)]
-    return named or (list(TABLES) if _CATALOG.search(sql) else [])
+    """What a question may be about: the tables and views whose names are in it, or all if it asks what there is."""
+    named = [name for name in NAMES if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
+    return named or (list(NAMES) if _CATALOG.search(sql) else [])
 
 
 def _sentence(error: duckdb.Error) -> MienError:
     said = _said(error)
     if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException | duckdb.InternalException):
         return MienError(f"the query could not be finished: {said}")
-    return SqlError(f"{said} (tables: {', '.join(TABLES)}; DESCRIBE <table> lists the columns)")
+    if unknown := _UNKNOWN.match(said):
+        near = difflib.get_close_matches(unknown[1].lower(), TABLES_AND_VIEWS, n=1)
+        said = f"there is no table {unknown[1]}" + (f": did you mean {near[0]}?" if near else "")
+    tables = ", ".join(TABLES_AND_VIEWS)
+    return SqlError(f"{said} (tables: {tables}, matched('MODEL', 'OTHER'); DESCRIBE <table> lists the columns)")
 
 
 def _said(error: duckdb.Error) -> str:

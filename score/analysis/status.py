@@ -10,6 +10,7 @@ from typing import Any
 from common.commit.plan import PlanLog
 from common.lake.layout import PARTITION_KEYS, Lake, Partition
 from score.analysis.sql import connect
+from score.config import made_with, stored
 
 _MADE_BY_JOBS = ("faces", "scores")
 _OUTCOMES = """
@@ -24,6 +25,7 @@ class JobStatus:
     table: str
     config: str
     archive: str
+    options: str  # how they differ from the defaults
     units_planned: int = 0
     units_done: int = 0
     planned: int = 0
@@ -80,6 +82,7 @@ def _planned(lake: Lake, partition: Partition) -> JobStatus:
         partition.table,
         partition[PARTITION_KEYS[partition.table][0]],
         partition["archive"],
+        made_with(stored(lake, partition)),
         units_planned=len(plan.units()),
         units_done=sum(1 for _ in lake.store.list(lake.ledger_prefix(partition))),
         planned=len(plan),
@@ -102,6 +105,7 @@ def as_text(status: Status) -> Iterator[str]:
         yield "  nothing in it yet: mien ingest and mien score fill it"
     for job in status.jobs:
         yield f"{job.table}  {PARTITION_KEYS[job.table][0]} {job.config}  archive {job.archive}"
+        yield f"  options  {job.options}"
         yield f"  units    {job.units_done} of {job.units_planned} done"
         counts = [f"{job.ok} ok", f"{job.partial} partial", f"{job.failed} failed", f"{job.todo} to do"]
         yield f"  videos   {job.planned} planned: {', '.join(counts)}"

@@ -21,6 +21,7 @@ from common.faces import FaceBatch, from_faces
 from common.lake.format import check
 from common.lake.layout import Lake, Partition
 from common.lake.schema import FACES
+from score.config import made_with, stored
 
 FRAME_ROWS = 512  # rows decoded at a time; whole frames
 
@@ -58,12 +59,11 @@ def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
         others = ", ".join(sorted({partition["archive"] for partition in partitions}))
         what_to_do = f"choose one of {others} with --archive" if others else "run `mien ingest` first"
         raise UsageError(f"no faces of archive {archive} in {lake.url}: {what_to_do}")
-    ways = ", ".join(sorted(found))
-    if ingest is None and len(found) > 1:
-        raise UsageError(f"archive {archive} was ingested in several ways: choose one of {ways} with --ingest")
-    partition = found.get(ingest or next(iter(found)))
+    partition = found.get(ingest or "") if ingest or len(found) > 1 else next(iter(found.values()))
     if partition is None:
-        raise UsageError(f"archive {archive} has no faces under ingest={ingest}: choose one of {ways}")
+        ways = ", ".join(f"{name} ({made_with(stored(lake, way))})" for name, way in sorted(found.items()))
+        problem = f"has no faces under ingest={ingest}" if ingest else "was ingested in several ways"
+        raise UsageError(f"archive {archive} {problem}: choose one of {ways} with --ingest")
     has = Crop(**json.loads(lake.store.read(lake.config_key(partition)))["faces"]["align"])
     if has != crop:
         keys = " ".join(f"--set faces.align.{key}={value}" for key, value in crop if value != getattr(has, key))

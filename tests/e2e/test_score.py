@@ -111,7 +111,10 @@ def test_a_later_run_says_how_many_of_its_videos_failed_before(tmp_path: Path) -
     assert mien("ingest", tmp_path, *options).status == 3
     again = mien("ingest", tmp_path, *options)
     assert again.status == 0
-    assert again.stderr.strip() == "nothing to do: all 2 videos were done before; 2 failed before (see mien status)"
+    said, partition = again.stderr.splitlines()
+    assert said == "nothing to do: all 2 videos were done before; 2 failed before (see mien status)"
+    assert partition == f"ingest {again.summary['ingest']}, archive main"
+    assert (tmp_path / "lake" / "videos" / "schema=1" / f"job=ingest-{again.summary['ingest']}").is_dir()
     counts = ("planned", "skipped", "failed", "failed_before")
     assert [again.summary[name] for name in counts] == [0, 2, 0, 2]
     one = mien("ingest", tmp_path / "a.srt", "--dry-run", *options)

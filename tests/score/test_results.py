@@ -16,7 +16,7 @@ from common.commit.units import Video
 from common.lake.layout import Lake
 from common.tasks import TASKS
 from common.windows import Windowing
-from score import job
+from score import config, job
 from score.stream import RESULTS, ScoreOptions, scores
 from train.models.linear import LinearOptions
 from train.models.scoring import load
@@ -90,5 +90,5 @@ def test_rows_of_another_version_of_the_results_have_a_partition_of_their_own(
 
     before = model()
     assert model() == before
-    monkeypatch.setattr(job, "RESULTS", RESULTS + 1)
+    monkeypatch.setattr(config, "RESULTS", RESULTS + 1)
     assert model() != before

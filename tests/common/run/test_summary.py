@@ -50,6 +50,15 @@ def test_failures_are_named_up_to_a_number_and_the_rest_is_counted(capsys: pytes
     assert json.loads(captured.out)["failed"] == MAX_FAILURES_SHOWN + 5
 
 
+def test_the_end_says_under_which_name_the_rows_are(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = Summary(keys={"model": "m-0123456789ab-4c", "archive": "main"}, planned=1, ok=1)
+    tell(summary, JobOptions(lake="lake", json=True))
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == "model m-0123456789ab-4c, archive main"
+    told = json.loads(captured.out)
+    assert (told["model"], told["archive"]) == ("m-0123456789ab-4c", "main")
+
+
 def test_a_job_without_failures_ends_with_status_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert tell(Summary(planned=1, ok=1), JobOptions(lake="lake")) == 0
     assert tell(Summary(planned=1, partial=1), JobOptions(lake="lake")) == 0

@@ -151,14 +151,19 @@ def test_analysts_ask_in_any_form_that_only_reads(lake: Lake, sql: str, first: o
 
 def test_the_catalog_lists_the_tables_and_nothing_else(lake: Lake) -> None:
     put_part(lake, "scores", "u1", sample_rows("scores", 6))
-    assert [name for (name,) in ask(lake, "SHOW TABLES")] == sorted(TABLES)
+    assert [name for (name,) in ask(lake, "SHOW TABLES")] == sorted([*TABLES, "models", "frames", "tracks"])
 
 
 @pytest.mark.parametrize(
     ("sql", "sentence"),
     [
         ("SELEC 1", "syntax error"),
-        ("SELECT * FROM score", "score does not exist.*tables: scores, faces, videos, labels"),
+        (
+            "SELECT * FROM score",
+            "^there is no table score: did you mean scores. .tables: scores, faces, videos, labels",
+        ),
+        ("SELECT * FROM xyz", "^there is no table xyz .tables: scores"),
+        ("DESCRIBE matched", r"there is no table matched .*matched\('MODEL', 'OTHER'\)"),
         ("SELECT valance FROM scores", 'valance.*"valence"'),
         ("SELECT face_status::int FROM scores", "face_status 0"),
         ("", "single SELECT"),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from bundles import make_bundle
 from lakes import account, listing, put_part, sample_rows
 
+from common.commit.committer import Committer
 from common.commit.plan import PlanLog
 from common.commit.units import Video
 from common.errors import UsageError
@@ -16,6 +18,10 @@ from common.lake.format import claim
 from common.lake.layout import Lake, Partition
 from common.lake.schema import VIDEOS
 from score.analysis.status import as_text, status
+from score.config import ScoreConfig
+from score.job import destination
+from train.models.linear import LinearOptions
+from train.models.vit import VitOptions
 
 SCORES = Partition("scores", (("model", "m-1a"), ("archive", "clips")))
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -64,6 +70,22 @@ def test_counts_are_those_of_plan_ledger_and_tables(lake: Lake) -> None:
     assert job.reasons == {"decode_error": 1, "not_video": 2}
     assert (job.frames, job.rows) == (100 + 101, 60)
     assert (job.last_run, job.finished_at) == ("run-3", START + timedelta(minutes=3))
+
+
+def test_models_of_one_bundle_are_told_apart_by_their_options(tmp_path: Path) -> None:
+    encoder = VitOptions(image=16, channels=3, patch=8, dim=8, depth=1, heads=1)
+    bundle = make_bundle(tmp_path / "bundle", encoder, LinearOptions(), {"crop": [0, 0, 96], "size": 16}, 96)
+    lake = Lake(str(tmp_path / "lake"))
+    claim(lake)
+    chosen = ({}, {"dtype": "bfloat16", "faces": {"decode": {"every": 2}}})
+    for options in chosen:
+        config = ScoreConfig.model_validate(options).fitted(bundle.manifest)
+        committer = Committer(destination(lake, "clips", bundle, config, None))
+        committer.record_config()
+        committer.plan.extend([listing([Video("/a", "1", 1)])])
+    found = status(lake)
+    assert {job.options for job in found.jobs} == {"defaults", "dtype=bfloat16, faces.decode.every=2"}
+    assert "  options  dtype=bfloat16, faces.decode.every=2" in list(as_text(found))
 
 
 def test_text_says_what_is_left_and_why_videos_failed(lake: Lake) -> None:

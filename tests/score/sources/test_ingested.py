@@ -112,6 +112,23 @@ def test_what_has_no_faces_says_why(lake: Lake, ingest) -> None:
         assert caught.value.reason == reason
 
 
+def test_several_ways_of_ingesting_are_told_apart_by_their_options(lake: Lake) -> None:
+    plain, sparse = IngestConfig(), IngestConfig.model_validate({"jpeg_quality": 80, "faces": {"decode": {"every": 5}}})
+    names = {}
+    for config in (plain, sparse):
+        made = destination(lake, "a", config)
+        claim(lake)
+        Committer(made).record_config()
+        Committer(made).plan.extend([listing(videos("a", 1))])
+        names[config] = made.data["ingest"]
+    ways = [f"{names[plain]} (defaults)", f"{names[sparse]} (faces.decode.every=5, jpeg_quality=80)"]
+    with pytest.raises(UsageError) as several:
+        from_faces.find(lake, "a", None, CROP)
+    assert str(several.value) == (
+        f"archive a was ingested in several ways: choose one of {', '.join(sorted(ways))} with --ingest"
+    )
+
+
 def test_faces_that_are_not_there_or_not_fit_are_wrong_usage(lake: Lake, ingest) -> None:
     with pytest.raises(UsageError, match=r"no faces of archive a in .*: run `mien ingest` first"):
         from_faces.find(lake, "a", None, CROP)
