@@ -44,7 +44,7 @@ def load(model: type[M], file: Path | None, overrides: Sequence[str], data: Mapp
     values = _merge(values, data or {})
     given: set[tuple[str, ...]] = set()
     for override in overrides:
-        path, value = _parse(override)
+        path, value = _parse(override, model)
         _put(values, path, value)
         given.add(path)
 
@@ -181,15 +181,21 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _parse(override: str) -> tuple[tuple[str, ...], Any]:
+def _parse(override: str, model: type[BaseModel]) -> tuple[tuple[str, ...], Any]:
     key, equals, text = override.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
-        raise UsageError(f"'{override}' is not an override: write key=value, such as train.epochs=3")
+        raise UsageError(f"'{override}' sets no key: write key=value, such as {_example(model)}")
     try:
         return path, _parsed(text)[0]
     except (yaml.YAMLError, ValueError):
         raise UsageError(f"the value of '{override}' cannot be read: put it in quotes") from None
+
+
+def _example(model: type[BaseModel]) -> str:
+    """The first key of the model that has a plain default, with that default."""
+    defaults = ((name, field.default) for name, field in model.model_fields.items())
+    return next((f"{name}={value}" for name, value in defaults if isinstance(value, str | int | float)), "key=value")
 
 
 def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,12 +13,32 @@ if TYPE_CHECKING:
 
 from common import environment
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _without_set(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            f"keys are written without --set: {ctx.command_path} {parameter.metavar} {value} ...", ctx
+        )
+
+
+def _keys(what: str) -> Callable[[F], F]:
+    """Adds the argument KEY=VALUE..., and an answer for those who write --set as the jobs over archives want it."""
+
+    def add(function: F) -> F:
+        refusal = click.option("--set", hidden=True, expose_value=False, metavar=what, callback=_without_set)
+        return click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(refusal(function))
+
+    return add
+
+
 _force = click.option("--force", is_flag=True, help="Replace the bundle that is in OUT.")
 
 
 @click.command()
 @click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@_keys("RECIPE")
 @click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle to write.")
 @click.option(
@@ -53,7 +74,7 @@ def train(
 
 @click.command()
 @click.argument("bundle")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@_keys("BUNDLE")
 @click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
 def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> None:

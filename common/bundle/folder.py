@@ -42,11 +42,18 @@ class Bundle:
         else:
             folder = Path(path)
         if not folder.is_dir():
-            raise UsageError(f"there is no bundle at {folder}: name the folder that `mien train --out` wrote")
+            raise UsageError(
+                f"there is no bundle at {folder}: name a folder that `mien train` or `mien import` wrote with --out"
+            )
         try:
             text = (folder / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            raise UsageError(
+                f"{folder} is not a bundle, it holds no {MANIFEST}: name a folder that `mien train` or `mien import` "
+                "wrote with --out"
+            ) from None
         except OSError as error:
-            raise UsageError(f"{folder} is not a bundle, its {MANIFEST} cannot be read: {error.strerror}") from None
+            raise UsageError(f"the {MANIFEST} of the bundle {folder} cannot be read: {error.strerror}") from None
         manifest = parse(text, str(folder))
         for name, record in manifest.files.items():
             weights_.check(folder / name, record)

@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from lakes import put_part
 
 from common import windows
 from common.bundle.manifest import Preprocess
 from common.errors import UsageError
 from common.join import Join, join_labels, subjects
-from common.lake.format import KEY
+from common.lake.format import KEY, claim
 from common.lake.layout import Lake
 from common.lake.schema import LABELS
 from common.tasks import TASKS
@@ -180,12 +181,20 @@ def test_what_the_faces_are_made_of_is_told(toy_lake: Path) -> None:
 
 
 def test_a_lake_without_faces_labels_or_a_clear_choice_is_refused_with_what_to_do(
-    tmp_path: Path, toy_lake: Path
+    tmp_path: Path, toy_lake: Path, make_labels
 ) -> None:
-    with pytest.raises(UsageError, match="mien label"):
-        faces_.read(Lake(str(tmp_path)), DataOptions(), PLAIN, 32)
+    with pytest.raises(UsageError, match="there is no lake at"):
+        faces_.read(Lake(str(tmp_path / "nowhere")), DataOptions(), PLAIN, 32)
+    begun = Lake(str(tmp_path / "begun"))
+    claim(begun)
+    with pytest.raises(UsageError, match="has no labels: run `mien label` first"):
+        faces_.read(begun, DataOptions(), PLAIN, 32)
+    for dataset in ("a", "b"):
+        put_part(begun, "labels", "labels", make_labels("v", 1, "train"), keys={"dataset": dataset})
+    with pytest.raises(UsageError, match=r"has labels of several datasets: set data\.dataset to one of a, b"):
+        faces_.read(begun, DataOptions(), PLAIN, 32)
     lake = Lake(str(toy_lake))
-    with pytest.raises(UsageError, match="it has toy"):
+    with pytest.raises(UsageError, match=r"no labels of the dataset other: set data\.dataset to one of toy"):
         faces_.read(lake, DataOptions(dataset="other"), PLAIN, 32)
     with pytest.raises(UsageError, match="archive=toy"):
         faces_.read(lake, DataOptions(archive="other"), PLAIN, 32)

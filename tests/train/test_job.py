@@ -172,10 +172,10 @@ def test_fine_tuning_can_start_from_the_encoder_of_another_run(
     assert job.evaluate_bundle(made, lake, ("validation=toy_*",))["frames"]["va"] == 140
     bigger = recipe.load(toy_recipe, (f"init={start}", "encoder.depth=3"))
     with pytest.raises(UsageError, match="do not fit"):
-        job.run(bigger, lake, tmp_path / "bundle", tmp_path / "work")
+        job.run(bigger, lake, tmp_path / "other", tmp_path / "work")
     absent = recipe.load(toy_recipe, (f"init={tmp_path / 'none'}",))
     with pytest.raises(UsageError, match="cannot be read"):
-        job.run(absent, lake, tmp_path / "bundle", tmp_path / "work")
+        job.run(absent, lake, tmp_path / "other", tmp_path / "work")
 
 
 def test_evaluating_the_bundle_again_gives_the_metrics_that_it_states(
@@ -266,7 +266,9 @@ def test_the_command_needs_no_compiler_and_prints_its_summary_and_nothing_else_o
         (["demo", "heads.temporal.tasks=[va, va]"], "should name each task once"),
         (["demo", "preprocess.mean=[0.5]"], "must both hold a value for each channel"),
         (["demo", "preprocess.mean=[0, 0, 0]", "preprocess.std=[1, 1, 1]"], "must both hold a value for each"),
-        (["demo"], "run `mien label` first"),
+        (["demo"], "there is no lake at"),
+        (["demo", "seed"], "'seed' sets no key: write key=value, such as seed=0"),
+        (["demo", "--set", "seed=1"], "keys are written without --set: mien train RECIPE seed=1"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_status_2_and_nothing_is_written(

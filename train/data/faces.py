@@ -21,7 +21,7 @@ from common.errors import MienError, NotFound, UsageError
 from common.faces import decoded_crops
 from common.join import Join, join_labels, subjects
 from common.lake.committed import committed
-from common.lake.format import check
+from common.lake.format import check_existing
 from common.lake.layout import Lake, Partition
 from common.lake.parts import read_footer
 from common.tasks import TASKS
@@ -77,7 +77,7 @@ class FaceSet:
 
 def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) -> FaceSet:
     """All committed faces of an archive with their labels. UsageError: the lake lacks either, or has several."""
-    check(lake)
+    check_existing(lake)
     dataset, labels = _labels(lake, data.dataset)
     source = _partition(lake, data)
     parts = committed(lake, "faces", source)
@@ -156,10 +156,10 @@ def _labels(lake: Lake, dataset: str | None) -> tuple[dict[str, Any], pd.DataFra
     if dataset is None and len(partitions) == 1:
         dataset = next(iter(partitions))
     if dataset not in partitions:
-        have = f"it has {', '.join(sorted(partitions))}, set data.dataset" if partitions else "run `mien label` first"
-        raise UsageError(
-            f"the lake {lake.url} has no {'one' if dataset is None else dataset} dataset of labels: {have}"
-        )
+        if not partitions:
+            raise UsageError(f"the lake {lake.url} has no labels: run `mien label` first")
+        has = "labels of several datasets" if dataset is None else f"no labels of the dataset {dataset}"
+        raise UsageError(f"the lake {lake.url} has {has}: set data.dataset to one of {', '.join(sorted(partitions))}")
     tables, content = [], []
     for part in committed(lake, "labels", partitions[dataset]):
         with lake.store.open_input(part.key) as file:

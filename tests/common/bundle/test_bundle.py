@@ -309,7 +309,10 @@ def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path) -> None:
 def test_a_path_without_a_bundle_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no bundle at"):
         Bundle.open(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"is not a bundle, its bundle\.json cannot be read"):
+    with pytest.raises(UsageError, match=r"is not a bundle, it holds no bundle\.json: name a folder that `mien train`"):
+        Bundle.open(tmp_path)
+    (tmp_path / "bundle.json").mkdir()
+    with pytest.raises(UsageError, match=r"the bundle\.json of the bundle .* cannot be read: Is a directory"):
         Bundle.open(tmp_path)
 
 

@@ -121,6 +121,19 @@ def test_what_killed_jobs_left_of_committed_units_goes(lake: Lake, capsys: pytes
     assert not lake.store.is_local or not temporary.exists()
 
 
+def test_in_words_only_what_was_done_is_told(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    def said() -> str:
+        main(["reconcile", lake.url])
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert said() == "2 units: all in order"
+    plan = Committer(Destination.of(lake, DATA)).plan
+    plan.load()
+    Staging(Destination.of(lake, DATA)).strike(plan.units()[0].videos[0], "r", "node", "late")
+    lake.store.delete([keys(lake, "_ledger/")[0]])
+    assert said() == "2 units: 1 mended, what killed jobs left of 1 removed"
+
+
 def test_no_lake_is_wrong_usage(tmp_path: Path) -> None:
     assert main(["reconcile", str(tmp_path / "nowhere")]) == 2
     assert not (tmp_path / "nowhere").exists()
