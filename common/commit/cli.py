@@ -37,9 +37,9 @@ def reconcile(lake: str, json: bool) -> int:
     found.store.sweep()
     for problem in problems:
         click.echo(problem, err=True)
-    done = [f"{summary['mended']} mended"] * (summary["mended"] > 0)
-    done += [f"what killed jobs left of {summary['cleaned']} removed"] * (summary["cleaned"] > 0)
-    state = ", ".join(done) or ("nothing else to mend" if problems else "all in order")
+    steps = {"mended": "{} mended", "cleaned": "what killed jobs left of {} removed"}
+    told = ", ".join(step.format(summary[name]) for name, step in steps.items() if summary[name])
+    state = told or ("nothing else to mend" if problems else "all in order")
     click.echo(f"{summary['units']} units: {state}", err=True)
     if json:
         emit_json({"lake": found.url, **summary, "problems": problems})

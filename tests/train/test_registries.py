@@ -206,5 +206,5 @@ def test_changing_the_shape_of_one_head_trains_that_head_again_and_no_other(
     trained: list[str] = []
     monkeypatch.setattr("train.loop.fit", lambda name, *rest: trained.append(name))
     for overrides in (MIXED, (*MIXED, "heads.frame.model.dropout=0.5")):
-        job.run(recipe.load(toy_recipe, overrides), Lake(str(toy_lake)), tmp_path / "bundle")
+        job.run(recipe.load(toy_recipe, overrides), Lake(str(toy_lake)), tmp_path / "bundle", force=True)
     assert trained == ["finetune", "va", "expr", "expr"]
