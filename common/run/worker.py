@@ -125,11 +125,18 @@ class Worker:
             def row(known: dict[str, Any], attempts: int, started: float = started) -> dict[str, Any]:
                 return known | self._account(video, attempts, time.monotonic() - started)
 
-            if counted >= STRIKES:
-                message = f"{counted} attempts ended without a result, the last because {broken}"
-                return self.staging.fail(video, row(_failed("worker_lost", message), len(strikes)))
+            if counted >= 2 * STRIKES:
+                raise MienError(
+                    f"{counted - STRIKES} workers were killed while they recorded that {video.uri} failed, most likely "
+                    "for lack of memory: give workers more of it, then run the job again"
+                )
             attempt = uuid.uuid4().hex
             self.staging.strike(video, self.run_id, self.node.id, attempt)
+            if counted >= STRIKES:
+                # Counted by a strike, too: the pool would replace workers that die here any number of times.
+                message = f"{STRIKES} attempts ended without a result, the last because {broken}"
+                attempts = len(strikes) - (counted - STRIKES)
+                return self.staging.fail(video, row(_failed("worker_lost", message), attempts))
             fault("worker.attempt", video.uri)
             try:
                 with self.staging.writer(video, attempt) as writer:

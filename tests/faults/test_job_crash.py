@@ -26,7 +26,8 @@ from common.run.summary import Summary
 from common.store.store import Store
 
 ARCHIVE = {f"/tapes/{n}.mp4": "v1" for n in range(5)} | {"/tapes/bad.mp4": "bad-v1"}
-IN_A_VIDEO = ["strike.after", "piece.after"]
+VICTIM = "/tapes/3.mp4"
+IN_A_VIDEO = [f"worker.attempt~{VICTIM}", f"piece.after~{video_id(VICTIM)}"]
 EVERY_TIME = ["local.written~part-", "videos.before_create", "clean.strikes"]
 ONCE = ["part.after_create~-00001", "ledger.after_create"]
 DRIVER = """
@@ -90,15 +91,27 @@ def test_a_commit_that_kills_its_worker_is_named_and_the_next_run_changes_no_row
 def test_a_video_that_kills_its_worker_is_worker_lost_until_it_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    lake, victim = str(tmp_path / "lake"), "/tapes/3.mp4"
-    monkeypatch.setenv("MIEN_FAULT", f"{point}~{video_id(victim)}:kill")
+    lake = str(tmp_path / "lake")
+    monkeypatch.setenv("MIEN_FAULT", f"{point}:kill")
     done = run(lake)
     assert (done.ok, done.failed) == (4, 2)
-    lost = {failure["uri"]: failure for failure in done.failures}[victim]
+    lost = {failure["uri"]: failure for failure in done.failures}[VICTIM]
     assert lost["reason"] == "worker_lost"
     assert lost["message"].startswith("3 attempts ended without a result")
     monkeypatch.delenv("MIEN_FAULT")
     assert run(lake, retry_failed="worker_lost").ok == 1
+    world.audit(lake, "scores", ARCHIVE)
+
+
+def test_a_job_ends_if_workers_are_killed_whenever_they_record_that_a_video_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = str(tmp_path / "lake")
+    monkeypatch.setenv("MIEN_FAULT", f"outcome.before~{video_id(VICTIM)}:kill")
+    with pytest.raises(MienError, match=f"3 workers were killed while they recorded that {VICTIM} failed"):
+        run(lake)
+    monkeypatch.delenv("MIEN_FAULT")
+    run(lake)
     world.audit(lake, "scores", ARCHIVE)
 
 
