@@ -1,4 +1,4 @@
-"""Five-point alignment: every face turned, scaled and cut to the same place of a square crop."""
+"""Five-point alignment: rotates, scales and cuts every face so that its points lie at the same places of a crop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FARTHEST = 1e6  # pixels from the corner: no picture is so large
 
 
 class Aligner:
-    """Cuts faces out of a frame: the similarity (turn, scale, shift) that lays their five points on the template's."""
+    """Cuts faces out of a frame by the similarity (rotation, scale, shift) from their five points to the template."""
 
     def __init__(self, options: Crop) -> None:
         self.size = options.size
@@ -25,14 +25,14 @@ class Aligner:
         pixel -> crops uint8 [K, S, S, 3].
 
         The interpolation is bilinear. A face at least twice as large as the crop is first averaged down by a whole
-        factor, which prevents aliasing. A crop is black where it reaches beyond the frame. Around landmarks that are
-        `degenerate` the frame is cut without turning or scaling it.
+        factor, which prevents aliasing. A crop is black where it reaches beyond the frame. Landmarks that are
+        `degenerate` are only shifted to the middle of the crop, without rotation or scale.
         """
         crops = [self._cut(rgb, matrix) for matrix in similarity(landmarks, self._template)]
         return np.stack(crops) if crops else np.zeros((0, self.size, self.size, 3), np.uint8)
 
     def degenerate(self, landmarks: NDArray) -> NDArray[np.bool_]:
-        """bool [K]: the landmarks from which no similarity can be computed, see the function of this name."""
+        """bool [K]: whether no similarity can be computed from a face's landmarks, see the function of this name."""
         return degenerate(landmarks, self._template)
 
     def _cut(self, rgb: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -44,7 +44,7 @@ class Aligner:
     def _shrink(
         self, rgb: NDArray[np.uint8], matrix: NDArray[np.float64], factor: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """The part of the frame that the crop shows, averaged down by `factor`, and the matrix from there."""
+        """The part of the frame that the crop shows, averaged down by `factor`, and the matrix from that part."""
         corners = np.array([[0, 0], [self.size, 0], [0, self.size], [self.size, self.size]], np.float64)
         seen = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
         extent = np.array(rgb.shape[1::-1])
@@ -79,11 +79,11 @@ def similarity(points: NDArray, template: NDArray) -> NDArray[np.float64]:
 
 
 def degenerate(points: NDArray, template: NDArray) -> NDArray[np.bool_]:
-    """bool [K]: no similarity onto the template can be computed, for one of three reasons.
+    """bool [K]: whether no similarity onto the template can be computed, for one of three reasons.
 
-    A point is not finite or lies in no picture; or the points lie in one place (their root mean square distance from
-    their mean is below a pixel); or they are not laid out like a face (mirrored, crossed), so that the best similarity
-    explains less than half of their spread.
+    A point is not finite or farther away than any picture reaches; or all points are in one place (their root mean
+    square distance from their mean is below a pixel); or they are not arranged like a face (mirrored, crossed), so that
+    the best similarity explains less than half of their spread.
     """
     source, target = _complex(points), _complex(template)
     target = target - target.mean()
@@ -94,7 +94,7 @@ def degenerate(points: NDArray, template: NDArray) -> NDArray[np.bool_]:
 
 
 def _complex(points: NDArray) -> NDArray[np.complex128]:
-    """Points [..., P, 2] as complex numbers [..., P]; all 0 where one is not finite or lies in no picture."""
+    """Points [..., P, 2] as complex numbers [..., P]; all P are 0 if one is not finite or beyond `FARTHEST`."""
     points = np.asarray(points, np.float64)
     real = (np.abs(points) < FARTHEST).all((-2, -1))
     points = np.where(real[..., None, None], points, 0.0)

@@ -14,7 +14,7 @@ RECOLOURED = 0.2  # share of the thumbnail whose colour class changed
 
 
 class CutFinder:
-    """Takes a video's frames in order and tells for each whether a new shot begins with it. Holds one thumbnail."""
+    """Takes a video's frames in order and tells for each whether a new shot begins there. Keeps one thumbnail."""
 
     def __init__(self) -> None:
         self._last: tuple[NDArray, NDArray] | None = None

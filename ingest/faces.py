@@ -1,4 +1,4 @@
-"""A video's frames to its faces: detected, tracked, judged and aligned, batch by batch as they are decoded."""
+"""From a video's frames to its faces: in each batch of frames, faces are detected, tracked, rated and aligned."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _sha256(path: Path) -> str:
 
 
 class FaceFinder:
-    """Finds the faces of one video after the other; the detector is built once."""
+    """Finds the faces of videos, one video after the other; the detector is built once."""
 
     def __init__(self, options: FacesOptions) -> None:
         import scipy.optimize  # noqa: F401  # the tracker's, imported before workers are forked
@@ -85,9 +85,9 @@ class FaceFinder:
         self.aligner = Aligner(options.align)
 
     def find(self, reader: VideoReader) -> Iterator[FaceBatch]:
-        """A batch of faces for each batch of frames, also where there are none. Holds one batch at a time.
+        """Yields one batch of faces per batch of frames, even if it has no face. Holds one batch at a time.
 
-        What is found in a frame depends on the frames before it, never on those after it or on how they are batched.
+        The faces of a frame depend on the frames before it, but not on later frames or on the size of batches.
         """
         tracker, cut = Tracker(self.options.tracker), CutFinder()
         for frames in reader:

@@ -1,4 +1,4 @@
-"""A planned video as a local file that a decoder can open: the file itself, or a scratch copy of the object."""
+"""Gives a planned video as a local file that a decoder can open: the file itself, or a temporary copy of the object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.store.base import StoreSettings
 from common.store.store import Store
 from common.store.uris import split_uri
 
-RESERVE_BYTES = 256 << 20  # kept free on the scratch disk for other files
+RESERVE_BYTES = 256 << 20  # left free on the disk of temporary files
 BEAT_S = 5.0
 _REFUSED = {
     MISSING: ("missing", "it was listed, but no file is there; lists hold paths and s3:// URIs"),
@@ -31,7 +31,7 @@ Beat = Callable[[int], None]
 class Fetcher:
     """Gives videos as local files, one at a time, and downloads the next one while the current one is in use.
 
-    A local file is opened in place. At most two scratch copies are on the disk, and one download runs at a time.
+    A local file is opened in place. At most two temporary copies are on the disk, and one download runs at a time.
     """
 
     def __init__(self, scratch: Path, settings: StoreSettings | None = None) -> None:
@@ -42,9 +42,9 @@ class Fetcher:
         self._ahead: _Download | None = None
 
     def begin(self, video: Video) -> None:
-        """Names the next video. Its download begins as soon as the current video is there.
+        """Names the next video. Its download begins once the current video is complete.
 
-        May be called before the current video is asked for, or while it is in use; the last call counts.
+        May be called before the current video is fetched or while it is in use; the last call counts.
         """
         self._next = video
         if self._in_use:
@@ -52,11 +52,11 @@ class Fetcher:
 
     @contextmanager
     def fetch(self, video: Video, beat: Beat = lambda frames: None) -> Iterator[Path]:
-        """The local path of `video` while the block lasts; a scratch copy is removed with it, whatever happens.
+        """The local path of `video` for the block; a temporary copy is removed after it, even on an error.
 
-        `beat(0)` is called now and then while a download goes on. VideoError: `missing`; `access_denied`; `changed` (it
-        is not the planned version, or a local file was written to while in use: raised at the end of the block);
-        `too_large` for the scratch disk. Storage that cannot be reached is a `StoreError`: not the video's fault.
+        `beat(0)` is called every few seconds while the download makes progress. Raises VideoError: `missing`;
+        `access_denied`; `changed` (it is not the planned version, or a local file was written to while in use, which is
+        raised at the end of the block); `too_large` for the disk. Raises `StoreError` if the storage cannot be reached.
         """
         if video.version in _REFUSED:
             raise VideoError(*_REFUSED[video.version])
@@ -109,12 +109,12 @@ class Fetcher:
 
 
 class _Download:
-    """The download of an object to a scratch file, in a thread."""
+    """The download of an object to a temporary file, in a thread."""
 
     def __init__(self, video: Video, scratch: Path, settings: StoreSettings | None) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         self.video = video
-        self.path = scratch / f"video-{uuid.uuid4().hex}"  # not made from the key, which may hold any character
+        self.path = scratch / f"video-{uuid.uuid4().hex}"  # not named after the key, which may hold any character
         self._settings = settings
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="download", daemon=True)
@@ -123,11 +123,11 @@ class _Download:
     def _run(self) -> None:
         try:
             _download(self.video, self.path, self._settings)
-        except Exception as error:  # `fetch` raises it, when the video is asked for
+        except Exception as error:  # `fetch` raises it
             self._error = error
 
     def wait(self, beat: Beat) -> Exception | None:
-        """Waits for the end, calls `beat(0)` whenever the file has grown, and returns the error, if there was one."""
+        """Waits for the end of the download, calls `beat(0)` while the file grows, and returns the error, if any."""
         before = 0
         while self._thread.is_alive():
             self._thread.join(BEAT_S)

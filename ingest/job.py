@@ -1,4 +1,4 @@
-"""`mien ingest`: an archive's videos to the `faces` table."""
+"""`mien ingest`: from an archive's videos to the `faces` table."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ingest.source import FaceSource
 
 @dataclass(frozen=True)
 class FacesProcessor:
-    """Picklable recipe of a worker's processor; the detector is built in the worker."""
+    """Makes a worker's processor. Picklable: the detector is built in the worker."""
 
     config: IngestConfig
 
     def prepare(self) -> None:
-        FaceSource(self.config.faces)  # for what its detector imports
+        FaceSource(self.config.faces)  # built once here, so that all it needs is imported
 
     def __call__(self, settings: StoreSettings) -> _Processor:
         return _Processor(self.config, settings)
@@ -53,7 +53,7 @@ class _Processor:
 
 
 def destination(lake: Lake, archive_name: str, config_: IngestConfig) -> Destination:
-    """The tables that ingesting `archive_name` with this configuration writes."""
+    """Where `mien ingest` writes the rows of `archive_name` with this configuration."""
     described = config_.identity()
     digest = f"i-{config.digest(described)}"
     data = Partition("faces", (("ingest", digest), ("archive", archive_name)))
@@ -68,7 +68,7 @@ def destination(lake: Lake, archive_name: str, config_: IngestConfig) -> Destina
 
 
 def run(sources: Sequence[str], lake: Lake, archive_name: str, config_: IngestConfig, options: JobOptions) -> Summary:
-    """Ingests what `sources` list; raises `MienError`."""
+    """Ingests the videos that `sources` name. Raises `MienError`."""
     return runner.run(
         destination(lake, archive_name, config_),
         archive.listing(sources, StoreSettings.from_env()),

@@ -1,8 +1,8 @@
 """`mien label`: a dataset's annotations into the lake's `labels` table.
 
-A dataset is one object, put whole: created the first time, replaced by a conditional put when the annotations have
-changed, left alone when they have not. So a reader sees the old rows or the new ones, never both, and a second run over
-the same files writes nothing.
+A dataset is one object: created the first time, replaced by a conditional put if the annotations have changed, and not
+touched if they have not. So a reader sees either the old rows or the new ones, and a second run over the same files
+writes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONTENT_KEY = "mien.content"
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a run did. `outcome`: created, replaced or unchanged."""
+    """What a run did. `outcome`: "created", "replaced" or "unchanged"."""
 
     dataset: str
     videos: int
@@ -42,7 +42,7 @@ def label(dataset: str, root: Path, lake: Lake) -> Labelled:
     """Reads the dataset below `root` and puts its labels into the lake.
 
     Raises UsageError for an unknown dataset, a missing folder or a line that cannot be read (nothing is written), and
-    StoreError where another run changed the same labels meanwhile.
+    StoreError if another run changes the same labels at the same time.
     """
     read = registry.reader(dataset)
     if not root.is_dir():
@@ -57,7 +57,7 @@ def label(dataset: str, root: Path, lake: Lake) -> Labelled:
 
 
 def _write(path: Path, tables: Iterator[pa.Table]) -> tuple[int, int, str]:
-    """Writes the tables as one part; returns how many they were, their rows, and the digest of those."""
+    """Writes the tables as one part; returns how many tables, how many rows, and the digest of the rows."""
     digest, videos, last = hashlib.sha256(), 0, ""
     with PartWriter(path, LABELS, {}, sorted_by=LABELS_SORTED_BY) as writer:
         for table in tables:
@@ -71,9 +71,9 @@ def _write(path: Path, tables: Iterator[pa.Table]) -> tuple[int, int, str]:
 
 
 def _check(table: pa.Table, last: str) -> str:
-    """The video that the table is of. Raises `ValueError` for rows that break the promises of the table `labels`.
+    """Returns the table's video. Raises `ValueError` for rows that break a rule of the table `labels`.
 
-    `last`: the video of the table before.
+    `last`: the video of the previous table, whose name must be smaller.
     """
     if not len(table):
         return last
@@ -103,6 +103,6 @@ def _put(lake: Lake, key: str, part: Path, content: str) -> str:
 
 
 def _content(lake: Lake, key: str) -> str:
-    """The digest of the rows that are there now."""
+    """The digest of the stored rows."""
     with lake.store.open_input(key) as file:
         return read_footer(file).get(CONTENT_KEY, "")

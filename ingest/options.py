@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def face_options(function: F) -> F:
-    """Adds the options to a command; it gets what was chosen as `faces`, nested as the keys are."""
+    """Adds the options to a command. It gets the given ones as the argument `faces`: section -> key -> value."""
 
     def command(
         *args: Any,

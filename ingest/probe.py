@@ -1,4 +1,4 @@
-"""Tells the container of a file from its first bytes, before any decoder opens it.
+"""Finds the container format of a file from its first bytes, before any decoder opens it.
 
 FFmpeg recognises formats by content and would follow a playlist named clip.mp4 to local files or URLs (CVE-2016-1897).
 So only known video containers pass, and the decoder is told which demuxer to use: MP4, MOV and 3GP;
@@ -55,7 +55,7 @@ def container_of(fd: int) -> str:
 
 
 def stated_bytes(fd: int, container: str) -> int:
-    """The length in bytes that the file's head states for the whole file; 0 if it states none.
+    """The length in bytes that the file's header states for the whole file; 0 if it states none.
 
     Matroska and WebM: the segment's size (RFC 8794, RFC 9559); ASF: the data object's (ASF specification, 5.1).
     """
@@ -76,7 +76,7 @@ def stated_bytes(fd: int, container: str) -> int:
 
 
 def _ebml_size(data: bytes) -> tuple[int, int] | None:
-    """(size, bytes that it takes) of an element; None if it is unknown, as a stream's is."""
+    """(size of an element, bytes of the size field itself); None if the size is unknown, as in live streams."""
     length = 9 - data[0].bit_length() if data else 9
     if length > 8 or len(data) < length:
         return None
@@ -86,7 +86,7 @@ def _ebml_size(data: bytes) -> tuple[int, int] | None:
 
 
 def family(head: bytes) -> str | None:
-    """The container that starts with `head`, or None."""
+    """The demuxer for a file that begins with `head`; None if it is no known container."""
     for prefix, name in _PREFIXES:
         if head.startswith(prefix):
             return name
@@ -134,7 +134,10 @@ def _is_text(head: bytes) -> bool:
 
 
 def _boxes(fd: int, start: int, end: int, steps: Iterator[int]) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start of content, end) of the ISO-BMFF boxes in a range (ISO/IEC 14496-12, 4.2), while `steps` last."""
+    """(type, start of content, end) of the ISO-BMFF boxes in a range (ISO/IEC 14496-12, 4.2).
+
+    Each box takes one of `steps`; it stops when there are none left.
+    """
     for _ in steps:
         if start + 8 > end:
             return

@@ -1,4 +1,4 @@
-"""Decides `face_status`: which faces are too poor for their scores to be trusted. No other module decides it."""
+"""Decides `face_status`: which faces are so poor that their scores cannot be trusted. No other module decides it."""
 
 from __future__ import annotations
 

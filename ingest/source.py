@@ -1,4 +1,4 @@
-"""A planned video to its faces: fetched, decoded, found; with what the `videos` table will say of it."""
+"""From a planned video to its faces, and to its columns of the `videos` table: fetch, decode, find faces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ingest.fetch import Fetcher
 
 
 class FaceStream:
-    """Iterate once for the faces; afterwards `account` tells how it went."""
+    """The faces of one video. Iterate once; then call `account`."""
 
     def __init__(self, batches: Iterator[FaceBatch], reader: VideoReader) -> None:
         self._batches = batches
@@ -35,7 +35,7 @@ class FaceStream:
             yield batch
 
     def account(self) -> dict[str, Any]:
-        """Columns of the `videos` table that decoding and detection know."""
+        """The columns of the `videos` table that decoding and detection fill."""
         facts, ending = self._reader.facts, self._reader.ending
         assert ending is not None, "the stream was not read to its end"
         return {
@@ -57,24 +57,24 @@ class FaceStream:
 
 
 class FaceSource:
-    """Opens one video after the other; the detector is built once. Raises `VideoError` for a video's own faults."""
+    """Opens videos, one after the other; the detector is built once. Raises `VideoError` for a video's own faults."""
 
     def __init__(self, options: FacesOptions, settings: StoreSettings | None = None) -> None:
-        cv2.setNumThreads(1)  # a worker has one CPU; torch is told so by Ray
+        cv2.setNumThreads(1)  # a worker has one CPU; torch gets its number of threads from the environment
         self._finder = FaceFinder(options)
         self._fetcher = Fetcher(Path(tempfile.gettempdir()), settings)
 
     def prefetch(self, video: Video) -> None:
-        """Begins to fetch the video that comes next."""
+        """Starts to download the video that comes next."""
         self._fetcher.begin(video)
 
     @contextmanager
     def open(self, video: Video, beat: Beat = lambda frames: None) -> Iterator[FaceStream]:
-        """The video's faces; `beat(0)` is called now and then while there are none to be had yet."""
+        """The video's faces. `beat(0)` is called from time to time while it is fetched and while frames are skipped."""
         with (
             self._fetcher.fetch(video, beat) as path,
             open_video(path, self._finder.options.decode, beat=beat) as reader,
         ):
             yield FaceStream(self._finder.find(reader), reader)
             if reader.fallback is not None:
-                log.get("decode").warning("decord was given up", uri=video.uri, because=reader.fallback)
+                log.get("decode").warning("decord failed, PyAV took over", uri=video.uri, because=reader.fallback)

@@ -21,10 +21,14 @@ class TrackerOptions(Config):
 
     max_gap_s: float = Field(1.0, ge=0, description="longest time that a track waits for a face it lost")
     new_score: float = Field(
-        0.9, ge=0, le=1, description="lowest score that begins a track; less can only go on with one"
+        0.9, ge=0, le=1, description="lowest score that begins a track; a lower one can only continue a track"
     )
-    max_shift: float = Field(0.6, gt=0, description="farthest move of a face's centre between two sights, in its sizes")
-    max_growth: float = Field(2.0, ge=1, description="largest change of a face's size between two sights, as a factor")
+    max_shift: float = Field(
+        0.6, gt=0, description="farthest move of a face's centre from one detection to the next, in sizes of the face"
+    )
+    max_growth: float = Field(
+        2.0, ge=1, description="largest change of a face's size from one detection to the next, as a factor"
+    )
 
 
 @dataclass
@@ -39,9 +43,10 @@ class Tracker:
     """Gives track ids (0, 1, 2... by first appearance) to the faces of a video's frames, which come in order.
 
     Faces are paired with tracks so that the sum of their closeness is largest (Hungarian method). Closeness is overlap
-    (intersection over union) plus nearness of the centres; pairs outside the bounds of the options are excluded. Tracks
-    that were in the previous frame choose first, however long ago that was. A lost track may take a face that is left
-    over, for up to `max_gap_s`: so a passer-by does not take the id of the person that he hides. A cut ends all tracks.
+    (intersection over union) plus nearness of the centres; pairs beyond the limits of the options are excluded. Tracks
+    that had a face in the previous frame are paired first, however much time lies between the frames. The faces that
+    are left are paired with lost tracks, for up to `max_gap_s`: so a passer-by does not get the id of the person whom
+    he hides. A cut ends all tracks.
     """
 
     def __init__(self, options: TrackerOptions) -> None:
@@ -78,7 +83,7 @@ class Tracker:
             return []
         known = np.stack([track.box for track in tracks])
         likeness = closeness(boxes, known, self.options.max_shift, self.options.max_growth)
-        from scipy.optimize import linear_sum_assignment  # a second, which a driver need not spend
+        from scipy.optimize import linear_sum_assignment  # takes a second to import; the driver does not need it
 
         rows, columns = linear_sum_assignment(likeness, maximize=True)
         return [(row, tracks[column]) for row, column in zip(rows, columns, strict=True) if likeness[row, column] > 0]

@@ -1,11 +1,11 @@
 """Aff-Wild2 as the ABAW competitions publish it (3rd to 8th): a text file per face track and task -> `labels` rows.
 
-`<N>th_ABAW_Annotations/<task>/{Train_Set,Validation_Set}/<name>.txt`, the expression task's folder under either of two
-names. Line 1 is a header; line i after it is frame i, counted from 1, of the video. Marks of a frame that is not
-annotated: -5 (valence, arousal) and -1 (expression, action units), which become NULL.
+`<N>th_ABAW_Annotations/<task>/{Train_Set,Validation_Set}/<name>.txt`; the folder of the expression task has one of two
+names. Line 1 is a header; line i after it is the i-th frame of the video, counted from 1. A frame that is not annotated
+has -5 (valence, arousal) or -1 (expression, action units), which become NULL.
 
-The organisers count one frame more than many containers hold, so a file may have a line for a frame that cannot be
-decoded: its row is kept, and no face will ever join it.
+For many videos the organisers count one frame more than the container holds. So a file may have a line for a frame that
+cannot be decoded: its row is kept, and no face will ever be joined to it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Files:
-    """How a task is annotated: the names of its folder, the header of its files, how many numbers a line has, and which
-    numbers those may be. A lower one is a mark."""
+    """How a task is annotated: the possible names of its folder, the header of its files, how many numbers a line has
+    (`width`), and their range. `whole`: they are integers. A number below `lowest` means: not annotated."""
 
     folders: tuple[str, ...]
     header: str
@@ -63,12 +63,12 @@ TASKS = {
 
 
 def fold(base_video: str) -> int:
-    """0 to 4: SHA-256 of the video's name, modulo 5; so both people of a video, and every run, get the same."""
+    """0 to 4: SHA-256 of the video's name, modulo 5. So it is the same in every run, and for both people of a video."""
     return int.from_bytes(hashlib.sha256(base_video.encode()).digest()[:8], "big") % FOLDS
 
 
 def base_and_subject(name: str) -> tuple[str, str | None]:
-    """`video5_left` -> (`video5`, `left`). Only a trailing suffix counts; a bare name may have a suffixed sibling."""
+    """`video5_left` -> (`video5`, `left`); `video5` -> (`video5`, None), even if there is a `video5_right`."""
     for subject in ("left", "right"):
         if name.endswith(f"_{subject}"):
             return name.removesuffix(f"_{subject}"), subject
@@ -76,7 +76,7 @@ def base_and_subject(name: str) -> tuple[str, str | None]:
 
 
 def read(root: Path) -> Iterator[pa.Table]:
-    """A table of `common.lake.schema.LABELS` per annotated face track, by name; a row per frame that any task lists.
+    """A table of `common.lake.schema.LABELS` per annotated face track, sorted by name, with a row per annotated frame.
 
     Raises UsageError for a folder without annotations and for a line that cannot be read, naming file and line.
     """
@@ -130,7 +130,7 @@ def _numbers(path: Path, width: int) -> np.ndarray:
         header, *lines = path.read_text().splitlines() or [""]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from None
-    if _row(header):  # the header is missing: were this line left out, every label would be one frame too early
+    if _row(header):  # the header is missing: without it every label would be one frame too early
         raise UsageError(f"{path}, line 1: expected the names of the columns, found {header!r}: put the header back")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -144,7 +144,7 @@ def _numbers(path: Path, width: int) -> np.ndarray:
 
 
 def _row(line: str) -> list[float]:
-    """The line's numbers; none if any cell is not one."""
+    """The line's numbers; empty if a cell is not a number."""
     try:
         return [float(cell) for cell in line.split(",")]
     except ValueError:
@@ -152,7 +152,7 @@ def _row(line: str) -> list[float]:
 
 
 def _valid(facts: Files, rows: np.ndarray, path: Path) -> np.ndarray:
-    """The rows with NaN wherever the frame is not annotated: where any of its numbers is a mark."""
+    """The rows, with NaN for frames that are not annotated: one of their numbers is below `lowest`."""
     unmarked = np.all(rows >= facts.lowest, axis=1)
     allowed = (rows <= facts.highest) & ((rows == np.rint(rows)) | (not facts.whole))
     wrong = unmarked & ~np.all(allowed, axis=1)

@@ -23,8 +23,8 @@ DATASETS = {
 
 
 def reader(name: str) -> Callable[[Path], Iterator[pa.Table]]:
-    """What reads a folder of the dataset: it yields tables of `common.lake.schema.LABELS`, one for each annotated video
-    or clip, in the order of their names. Raises `UsageError` for a name that is not registered."""
+    """The function that reads a folder of the dataset. It yields tables of `common.lake.schema.LABELS`, one for each
+    annotated video or clip, sorted by name. Raises `UsageError` for a dataset that is not registered."""
     if name not in DATASETS:
         raise UsageError(f"no dataset {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     read: Callable[[Path], Iterator[pa.Table]] = import_module(DATASETS[name]).read

@@ -1,4 +1,4 @@
-"""What a decoder child may say to its parent: read strictly, for it may be in a stranger's hands."""
+"""The messages of a decoder process to its parent, checked strictly: a hostile video may control that process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT = 300  # characters of a sentence
 
 
 def printable(text: str) -> str:
-    """The beginning of what a child says, without control characters."""
+    """The beginning of a child's text, without control characters."""
     return "".join(character if character.isprintable() else "?" for character in text[:TEXT])
 
 
@@ -32,11 +32,10 @@ _Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video is. `width` and `height` are of the first coded picture, turned upright, before pixels are made
-    square: a box found in `rgb` is in its pixels after x * width / rgb.shape[2] and y * height / rgb.shape[1].
+    """Facts about a video. `width` and `height` are those of the first coded picture, turned upright, before its pixels
+    are made square: x * width / rgb.shape[2] and y * height / rgb.shape[1] convert a point of `rgb` to its pixels.
 
-    `rotation` is the clockwise turn that was applied, in degrees; `fps` is the container's word, None where there is
-    none.
+    `rotation` is the clockwise turn that was applied, in degrees; `fps` is what the container states, or None.
     """
 
     container: _Text
@@ -52,14 +51,14 @@ class _Message(BaseModel):
 
 
 class Opened(_Message):
-    """The first message; `picture` is the height and width of what will be drawn."""
+    """The first message; `picture`: height and width of the pictures that will follow."""
 
     facts: VideoFacts
     picture: tuple[_Side, _Side]
 
 
 class Given(_Message):
-    """Frames that lie in a slot of the shared memory; `until_s`: when the next frame is shown, or the video ends."""
+    """Frames in a slot of the shared memory. `until_s`: the time at which the next frame is shown or the video ends."""
 
     slot: int
     frame_index: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(min_length=1)
@@ -68,7 +67,7 @@ class Given(_Message):
 
 
 class Alive(_Message):
-    """So many steps of the work gave no frame."""
+    """A sign of life: `alive` steps of the work gave no frame."""
 
     alive: int = Field(gt=0)
 
@@ -101,7 +100,7 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 
 def heard(data: bytes) -> Message:
-    """The message in a packet; VideoError if it is none."""
+    """The message in a packet. Raises VideoError if it is not a valid message."""
     try:
         return _MESSAGE.validate_json(data)
     except ValidationError:

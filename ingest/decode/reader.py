@@ -37,10 +37,10 @@ class DecodeOptions(Limits):
     """How to decode: what is seen, and within which limits."""
 
     decoder: Annotated[str, AfterValidator(_registered)] = Field(default="pyav", description="where pixels come from")
-    every: int = Field(default=1, ge=1, description="give one frame in so many")
+    every: int = Field(default=1, ge=1, description="take one frame in every N")
     batch_frames: int = Field(default=16, ge=1, le=256, description="most frames of a batch")
     ring_bytes: int = Field(
-        default=96 << 20, ge=1, description="shared memory for frames; always room for three of them"
+        default=96 << 20, ge=1, description="shared memory for frames; it always has room for at least three"
     )
     max_pixels: int = Field(default=8192 * 4320, ge=1, description="largest picture")
 
@@ -51,14 +51,13 @@ class DecodeOptions(Limits):
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Neighbouring frames. `rgb` lies in memory shared with the decoder and is overwritten after the next batch is
-    asked for: copy what must live longer.
+    """Neighbouring frames. `rgb` is memory shared with the decoder, which overwrites it once the next batch is asked
+    for: copy what you need longer.
 
-    rgb: uint8 [N, H, W, 3], upright, square pixels, full-range values as they are coded (sRGB, or near it) and HDR
-    turned into sRGB; H and W are the same in all batches: where the shape of the video changes, a picture is fitted
-    into that of the first, on black.
+    rgb: uint8 [N, H, W, 3], upright, square pixels, full-range values as coded (sRGB or close to it), HDR converted to
+    sRGB. H and W are the same in all batches: a picture of another shape is scaled to fit, with black borders.
     frame_index: int32 [N], from 0 in presentation order. time_s: float64 [N], PTS minus the container's start time.
-    duration_s: float64 [N], from a frame to the next one that is given, of the last to the end of the video.
+    duration_s: float64 [N], from this frame to the next one that is taken; for the last, to the end of the video.
     """
 
     rgb: np.ndarray
@@ -72,9 +71,9 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class Ending:
-    """How decoding ended: `status` ok, or partial with a reason of `common.lake.schema.REASONS` and a sentence.
+    """How decoding ended: ok, or partial with a `reason` of `common.lake.schema.REASONS` and a sentence.
 
-    `frames` counts the frames that were given; `duration_s` runs from the first frame's time to the end of the last.
+    `frames`: how many the reader gave; `duration_s`: from the first frame's time to the end of the last.
     """
 
     status: Literal["ok", "partial"]
@@ -85,11 +84,11 @@ class Ending:
 
 
 class VideoReader:
-    """Iterate once for the batches; `ending` is there when they have ended. `beat(0)` is called now and then while
-    frames are decoded that nobody asked for.
+    """The batches of frames of a video. Iterate once; `ending` is set at the end. `beat(0)` is called from time to time
+    while frames that are not wanted are decoded.
 
-    `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" where decord failed part of the way, of which
-    `fallback` tells why.
+    `decoder` is what gave the pixels: "pyav", "decord", or "decord+pyav" if decord failed on the way. Then `fallback`
+    says why it failed.
     """
 
     def __init__(
@@ -139,11 +138,11 @@ class VideoReader:
 
     @property
     def pid(self) -> int:
-        """The decoder's process, to be watched."""
+        """The id of the decoder process."""
         return self._sandbox.pid
 
     def _receive(self) -> Message:
-        """The next message that is more than a sign of life. VideoError: decoding failed."""
+        """The next message that is not a mere sign of life. Raises VideoError if decoding failed."""
         try:
             while isinstance(message := self._sandbox.receive(), Alive):
                 self._beat(0)
@@ -151,12 +150,12 @@ class VideoReader:
                 raise VideoError(message.error.reason, message.error.message)
             return message
         except DecoderKilled:
-            raise  # not decord's fault: PyAV would give other pixels than the next attempt
+            raise  # not decord's fault, and PyAV would give other pixels than another attempt by decord
         except VideoError as error:
             if self.decoder != "decord":
                 raise
             self.fallback = str(error)
-        # Whatever decord died of, PyAV tells whether the video is to blame; it goes on where decord ended.
+        # decord failed, perhaps not because of the video: PyAV goes on with the frame after decord's last.
         self._sandbox.close()
         self.decoder = "decord+pyav" if self.frames else "pyav"
         self._sandbox = self._start("pyav")
@@ -201,7 +200,7 @@ class VideoReader:
         self.ending = Ending("partial" if reason else "ok", reason, message, self.frames, duration_s)
 
     def close(self) -> None:
-        """End the child process. May be called twice."""
+        """Ends the child process. May be called twice."""
         if hasattr(self, "_sandbox"):
             self._sandbox.close()
         if self._fd >= 0:
@@ -215,11 +214,11 @@ def open_video(
 ) -> Iterator[VideoReader]:
     """A reader of the video at `path`, a local file; its child process ends with the block.
 
-    VideoError: it is no video, or no frame of it can be decoded; what goes wrong after the first frame is told by
-    `ending`, but for DecoderKilled: that the decoder was killed says nothing about the video, it is to be opened again.
+    Raises VideoError if it is no video or no frame can be decoded. Errors after the first frame are in `ending`, except
+    DecoderKilled, which is raised: it says nothing about the video, so the caller should open it again.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not be waited for
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # so that opening a FIFO does not block
     except FileNotFoundError:
         raise VideoError("missing", "there is no such file") from None
     except OSError as error:

@@ -1,9 +1,9 @@
-"""A decoder in a child process that cannot hurt: the parent's side.
+"""A decoder in a confined child process: the parent's side.
 
-Decoders abort, spin or eat memory on some files, and no `try` catches that. The child (`child/program.py`) has an empty
-environment, its own session, resource limits, a deadline fed by progress, no network where the kernel allows to drop
-it, and dies with its parent. Frames come through a memfd that it cannot shrink; nothing has a name in /dev/shm or a
-file system, so a `kill -9` of either side leaves nothing behind.
+Decoders crash, loop for ever or use up memory on some files, and no `try` catches that. The child (`child/program.py`)
+has an empty environment, its own session, resource limits, a deadline that each frame extends, and no network if the
+kernel allows to drop it. It dies with its parent. Frames come through a memfd that it cannot shrink. Nothing has a name
+in /dev/shm or a file system, so a `kill -9` of either side leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from ingest.decode.messages import Alive, Given, Message, heard, nonsense, print
 CHILD = Path(__file__).with_name("child") / "program.py"
 MESSAGE_BYTES = 1 << 18
 DEATH_S = 2.0
-FRAME_ALLOWANCE_S = 2.0  # what each frame adds to the time that the child may keep its consumer waiting
+FRAME_ALLOWANCE_S = 2.0  # each frame adds this to the time that the child may keep the parent waiting in all
 
 
 class Limits(Config):
-    """What a child may use."""
+    """The limits of a decoder process."""
 
     memory_bytes: int = Field(default=2 << 30, ge=256 << 20, description="most memory of the decoder process")
-    stall_s: float = Field(default=30.0, gt=0, description="longest silence of the decoder when frames are awaited")
-    start_s: float = Field(default=60.0, gt=0, description="longest wait in all, to which each frame adds 2 s")
+    stall_s: float = Field(default=30.0, gt=0, description="longest wait for a message of the decoder")
+    start_s: float = Field(default=60.0, gt=0, description="longest wait for the decoder in all; each frame adds 2 s")
 
 
 class Sandbox:
@@ -93,11 +93,11 @@ class Sandbox:
         return self._process.pid
 
     def send(self, message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it is dead: the next receive says how
+        with suppress(BrokenPipeError, ConnectionResetError):  # the child is dead: the next `receive` says why
             self._socket.send(json.dumps(message).encode())
 
     def receive(self) -> Message:
-        """The child's next message. VideoError: it fell silent, died, or said what makes no sense."""
+        """The child's next message. Raises VideoError if none comes in time, the child died, or it is not valid."""
         allowed = min(self._limits.stall_s, self._allowance - self._waited)
         self._socket.settimeout(max(allowed, 0.001))
         began = time.monotonic()
@@ -119,18 +119,18 @@ class Sandbox:
         return message
 
     def open_ring(self, slots: int, frames: int, height: int, width: int) -> None:
-        """Make the shared memory, [slots, frames, height, width, 3] uint8, and tell the child to begin."""
+        """Makes the shared memory, uint8 [slots, frames, height, width, 3], and tells the child to begin."""
         shape = (slots, frames, height, width, 3)
         size = math.prod(shape)
         os.ftruncate(self._ring_fd, size)
-        # Without the seal a child could shrink it under us, and touching it would be a SIGBUS here.
+        # Without the seal the child could shrink the memory, and reading it here would raise SIGBUS.
         fcntl.fcntl(self._ring_fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self._map = mmap.mmap(self._ring_fd, size)
         self._pixels = np.frombuffer(self._map, np.uint8).reshape(shape)
         self.send({"slots": slots, "frames": frames})
 
     def pictures(self, slot: int, count: int) -> np.ndarray:
-        """The first `count` pictures of a slot, uint8 [count, height, width, 3], no copy. VideoError: none such."""
+        """The first `count` pictures of a slot, uint8 [count, height, width, 3], no copy. VideoError: out of range."""
         assert self._pixels is not None
         if not (0 <= slot < len(self._pixels) and 0 < count <= self._pixels.shape[1]):
             raise nonsense()
@@ -138,7 +138,7 @@ class Sandbox:
         return pictures
 
     def close(self) -> None:
-        """End the child, wait for it, and give everything back. May be called twice."""
+        """Kills the child, waits for its end, and frees all resources. May be called twice."""
         self._kill()
         self._socket.close()
         for name in ("_ring_fd", "_stderr_fd"):
@@ -147,18 +147,18 @@ class Sandbox:
                 setattr(self, name, -1)
         self._pixels = None
         if self._map is not None:
-            with suppress(BufferError):  # a batch is still held: the memory goes with it
+            with suppress(BufferError):  # somebody still holds a batch: the memory is freed with it
                 self._map.close()
             self._map = None
 
     def _kill(self) -> int:
-        """Ends the child and all that it started; returns its status."""
-        if self._process.returncode is None:  # it is not reaped, so the number is still its own
+        """Kills the child and all that it started; returns its exit status."""
+        if self._process.returncode is None:  # not reaped yet, so the process id is still the child's
             os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
     def _died(self) -> bool:
-        """Waits a moment for its end, without reaping it."""
+        """Waits up to `DEATH_S` for the child's end, without reaping it. Returns whether it has ended."""
         deadline = time.monotonic() + DEATH_S
         while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             if time.monotonic() > deadline:
@@ -184,7 +184,7 @@ class Sandbox:
         return VideoError("decode_error", f"the decoder died of {name}" + (f": {last}" if last else ""))
 
     def _last_words(self) -> str:
-        """The end of what the child wrote to stderr."""
+        """The last line that the child wrote to stderr."""
         size = os.fstat(self._stderr_fd).st_size
         tail = os.pread(self._stderr_fd, 4096, max(0, size - 4096)).decode(errors="replace")
         lines = [line.strip() for line in tail.splitlines() if line.strip()]

@@ -1,1 +1,1 @@
-"""Face detectors: one protocol, and a module for each."""
+"""Face detectors: their common interface, and one module for each."""

@@ -1,4 +1,4 @@
-"""What a face detector is, and what it gives."""
+"""The interface of a face detector, and its result."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces of one frame, the most certain first; all values finite, in pixels from the edge of the frame that they
-    were found in: the first pixel reaches from 0 to 1 and its centre is at 0.5.
+    """The faces of one frame, sorted by falling score. All values are finite, in pixels from the edge of the frame: the
+    first pixel reaches from 0 to 1, and its centre is at 0.5.
 
     boxes: float32 [K, 4] as x0, y0, x1, y1 with x1 > x0 and y1 > y0, possibly beyond the frame's edge.
     landmarks: float32 [K, 5, 2]: image-left eye, image-right eye, nose, image-left and image-right mouth corner.
@@ -33,14 +33,14 @@ class Faces:
 
 
 class Detector(Protocol):
-    """Finds faces; what it finds in a frame does not depend on the frames beside it."""
+    """Finds faces. The faces of a frame do not depend on the other frames of a batch."""
 
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Faces]:
         """rgb: uint8 [N, H, W, 3] -> the faces of each of the N frames."""
 
 
 def shrunk(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
-    """The frames [N, H, W, 3] as they are, or averaged down to a longer side of `max_side`; never enlarged."""
+    """The frames [N, H, W, 3], averaged down if their longer side exceeds `max_side` pixels; never enlarged."""
     height, width = rgb.shape[1:3]
     scale = max_side / max(height, width)
     if scale >= 1 or not len(rgb):
@@ -50,7 +50,7 @@ def shrunk(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
 
 
 def faces_of(boxes: NDArray, landmarks: NDArray, scores: NDArray, *, min_face: float) -> Faces:
-    """Faces out of a detector's raw arrays: without those that are not finite, empty or smaller than `min_face`."""
+    """The faces in a detector's raw arrays, without those that are not finite, empty or smaller than `min_face`."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     landmarks = np.asarray(landmarks, np.float32).reshape(-1, 5, 2)
     scores = np.asarray(scores, np.float32).reshape(-1)

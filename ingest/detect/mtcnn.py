@@ -1,11 +1,11 @@
 """MTCNN (Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", 2016).
 
-Weights and conventions are facenet-pytorch's, and the same faces are found. The cascade is run here frame by frame, so
-what is found in a frame cannot depend on its batch, and with one integral image per frame in place of a thousand small
-average pools: sums of 8-bit values are exact in either, so the networks see the same numbers.
+Weights and conventions are facenet-pytorch's, and it finds the same faces. Here the cascade runs frame by frame, so the
+faces of a frame cannot depend on its batch. One integral image per frame replaces a thousand small average pools: sums
+of 8-bit values are exact in both, so the networks see the same numbers.
 
-Within the cascade a box is x0, y0, x1, y1 and a score, in whole pixels that are counted from 1: its side has one pixel
-more than its ends are apart.
+Within the cascade a box is x0, y0, x1, y1 and a score, in whole pixels counted from 1; both ends belong to the box, so
+its width is x1 - x0 + 1.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ingest.detect.options import DetectorOptions
 CELL, STRIDE = 12, 2  # pixels that the proposal network sees at each place, and from one place to the next
 FACTOR = 0.709  # from one picture of the pyramid to the next
 PROPOSE, REFINE = 0.6, 0.7  # scores that the first two networks must give, as published
-# The last network sees its region cut at whole pixels, but points are laid out in the region before it was cut: they
-# come out half a pixel too far to the right and below in the mean (0.46 px by 27 faces and their mirror images).
+# The last network sees its region cut at whole pixels, but its points refer to the region before it was cut. So they
+# are on average half a pixel too far right and down (0.46 px, measured with 27 faces and their mirror images).
 CUT_PX = 0.5
 
 
@@ -39,9 +39,9 @@ def load(options: DetectorOptions) -> Mtcnn:
 class Mtcnn:
     """`ingest.detect.detector.Detector` with facenet-pytorch's weights, on the CPU threads that the caller has set.
 
-    min_face: smallest face in pixels; time goes with its inverse square. threshold: lowest score of a face.
-    max_side: larger frames are searched shrunk to this longer side, for faces of `min_face` pixels of the shrunk
-    picture: so no frame costs more than one of this size.
+    min_face: smallest face in pixels; the time is proportional to its inverse square. threshold: lowest score of a
+    face. max_side: larger frames are shrunk to this longer side, and searched for faces of `min_face` pixels of the
+    shrunk picture: so no frame takes longer than one of this size.
     """
 
     def __init__(self, *, min_face: float, threshold: float, max_side: int) -> None:
@@ -57,7 +57,7 @@ class Mtcnn:
         return [self._detect(picture, to_frame) for picture in pictures]
 
     def _detect(self, frame: NDArray[np.uint8], to_frame: NDArray[np.float32]) -> Faces:
-        """The faces of a picture, moved to where they are `to_frame` times (x, y) as large."""
+        """The faces of a picture, in pixels of the frame, which is `to_frame` (x, y) times as large."""
         height, width = frame.shape[:2]
         sums = cv2.integral(frame, sdepth=cv2.CV_32S)
         boxes = self._proposals(sums, height, width)
@@ -91,7 +91,7 @@ class Mtcnn:
     def _judge(
         self, network: Network, sums: NDArray[np.int32], boxes: Tensor, size: int, threshold: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The boxes [K, 5] that pass `threshold`, with their new scores; their shifts [K, 4]; landmarks [K, 10]."""
+        """The boxes [K, 5] that score above `threshold`, with new scores; their shifts [K, 4]; landmarks [K, 10]."""
         x0, y0, x1, y1 = boxes[:, :4].int().numpy().T
         x0, y0 = np.maximum(x0, 1), np.maximum(y0, 1)
         x1, y1 = np.minimum(x1, sums.shape[1] - 1), np.minimum(y1, sums.shape[0] - 1)
@@ -116,7 +116,7 @@ def _scales(side: int, min_face: float) -> Sequence[float]:
 def _proposed(shift: Tensor, score: Tensor, scale: float) -> Tensor:
     """Where the proposal network sees a face: boxes with their scores and shifts [K, 9], in pixels of the frame.
 
-    shift [4, h, w] and score [h, w] are its answers on the frame times `scale`.
+    shift [4, h, w] and score [h, w] are its outputs for the frame scaled by `scale`.
     """
     places = (score >= PROPOSE).nonzero()
     corner = places.flip(1) * STRIDE
@@ -126,7 +126,7 @@ def _proposed(shift: Tensor, score: Tensor, scale: float) -> Tensor:
 
 
 def _refined(boxes: Tensor, shift: Tensor) -> Tensor:
-    """The boxes, moved by `shift` [K, 4] of their sides."""
+    """The boxes, each end moved by `shift` [K, 4] times the box's side."""
     side = (boxes[:, 2:4] - boxes[:, :2] + 1).repeat(1, 2)
     return torch.cat([boxes[:, :4] + shift * side, boxes[:, 4:]], 1)
 
@@ -140,7 +140,7 @@ def _squared(boxes: Tensor) -> Tensor:
 
 
 def _without_parts(boxes: NDArray[np.float32], most: float) -> NDArray[np.intp]:
-    """Indices of the boxes of which no better one covers, or is covered, by more than `most`; the best first."""
+    """Indices of the boxes to keep, best first: the intersection of two is at most `most` of the smaller one."""
     area = np.prod(boxes[:, 2:4] - boxes[:, :2] + 1, axis=1)
     left = np.argsort(boxes[:, 4])[::-1]
     kept = []
@@ -154,11 +154,11 @@ def _without_parts(boxes: NDArray[np.float32], most: float) -> NDArray[np.intp]:
 
 
 def _area_means(sums: NDArray[np.int32], regions: NDArray[np.integer], size: tuple[int, int]) -> Tensor:
-    """The regions [K, 4] (y0, x0, y1, x1; whole pixels) of a picture, each averaged to `size`, in [-1, 1]: float32
-    [K, 3, *size]. As torch's adaptive average pooling: output i is the mean of pixels floor(i n / m) to
+    """Regions [K, 4] (y0, x0, y1, x1; whole pixels) of a picture, each averaged to `size`, in [-1, 1]: float32
+    [K, 3, *size]. Like torch's adaptive average pooling: output i is the mean of pixels floor(i n / m) to
     ceil((i + 1) n / m).
 
-    sums: int32 [H + 1, W + 1, 3], the picture's integral image; it may have wrapped, differences are still right.
+    sums: int32 [H + 1, W + 1, 3], the picture's integral image. It may overflow: differences are still right.
     """
     (top, bottom), (left, right) = (_cells(regions[:, axis], regions[:, axis + 2], size[axis]) for axis in (0, 1))
     area = ((bottom - top)[:, :, None] * (right - left)[:, None, :])[..., None]

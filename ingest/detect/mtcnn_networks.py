@@ -1,7 +1,7 @@
-"""MTCNN's three networks, with the weights that facenet-pytorch has installed.
+"""MTCNN's three networks, with the weights in the installed package facenet-pytorch.
 
-Nothing of facenet-pytorch or torchvision is imported: torch's compiler and more comes with them, which takes longer to
-import than torch itself.
+No code of facenet-pytorch or torchvision is imported: they import torch's compiler and more, which takes longer than
+torch itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POOLS = {"pnet": (2, 0, 0), "rnet": (3, 3, 0), "onet": (3, 3, 2, 0)}  # side of 
 
 
 class Network:
-    """Convolutions, each with a PReLU and perhaps a pooling; perhaps a dense layer; then two heads or three.
+    """Convolutions, each with a PReLU and some with a pooling; in two networks a dense layer; two or three heads.
 
     Pictures float32 [K, 3, h, w] -> shifts of the box [K, 4, ...], landmarks [K, 10] if there are any, and
     probabilities [K, 2, ...], the second that of a face.
@@ -43,7 +43,7 @@ class Network:
         n = len(self._pools) + 1
         if f"dense{n}.weight" not in self._weights:
             return functional.conv2d(x, *self._layer(f"conv{n}_2")), self._face(functional.conv2d, x, f"conv{n}")
-        x = x.permute(0, 3, 2, 1).flatten(1)  # column after column, as the weights were trained
+        x = x.permute(0, 3, 2, 1).flatten(1)  # column by column, as in training
         x = self._activated(n, functional.linear(x, *self._layer(f"dense{n}")))
         others = [name for name in (f"dense{n + 1}_2", f"dense{n + 1}_3") if f"{name}.weight" in self._weights]
         shifts = [functional.linear(x, *self._layer(name)) for name in others]
@@ -60,7 +60,7 @@ class Network:
 
 
 def nms(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """Indices of the boxes [K, 4] that overlap no better one by more than `iou`, the best first: torchvision's."""
+    """Indices of the boxes [K, 4] that overlap no better box by more than `iou`, best first: torchvision's function."""
     return _operators().nms(boxes, scores, iou)
 
 
@@ -71,7 +71,7 @@ def _operators() -> Any:
 
 
 def _installed(package: str, file: str) -> Path:
-    """A file of a package that is not imported."""
+    """A file of a package, found without importing it."""
     found = find_spec(package)
     assert found is not None
     assert found.submodule_search_locations is not None

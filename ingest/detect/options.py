@@ -1,4 +1,4 @@
-"""Which detector is to look for faces, and what it is to count as one."""
+"""The options of face detection, and how a detector is built from them."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Registered:
-    """A detector that can be named.
+    """A detector that users can name.
 
     `module`: its `load` takes `ingest.detect.options.DetectorOptions` and gives an `ingest.detect.detector.Detector`.
-    `results`: the version of what it finds; docs/decisions.md says when to raise it. `has_weights`: they are installed
-    with it; else it is loaded once before a job begins, which tells early that they are missing or do not fit.
+    `results`: the version of what it finds; docs/decisions.md says when to raise it. `has_weights`: the weights are
+    installed with mien; otherwise the detector is loaded once before a job begins, to find missing weights early.
     """
 
     module: str

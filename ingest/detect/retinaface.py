@@ -1,9 +1,9 @@
 """RetinaFace (Deng et al., "RetinaFace: Single-stage Dense Face Localisation in the Wild", 2019), with two backbones.
 
-Feature pyramid, SSH modules, heads, priors and box code are retinaface-pytorch's, and so is the ResNet-50 network;
-MobileNet-0.25 is put beneath the same parts for the weights that the original PyTorch version publishes. The two were
-trained on differently prepared pictures: ResNet-50 on RGB less ImageNet's mean, over its deviation; MobileNet on BGR
-less (104, 117, 123). Frames are taken as they are, or shrunk to `max_side`; never enlarged, never padded.
+Feature pyramid, SSH modules, heads, priors, box code and the ResNet-50 network are retinaface-pytorch's. The network
+with MobileNet-0.25 uses the same parts, for the weights that the original PyTorch version publishes. They were trained
+on differently prepared pictures: ResNet-50 on RGB, normalised by ImageNet's mean and standard deviation; MobileNet on
+BGR minus (104, 117, 123). Frames are shrunk to `max_side` if they are larger, but never enlarged or padded.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 NMS_IOU = 0.4
 VARIANCE = (0.1, 0.2)
-PIXELS_PER_CALL = 8 * 640 * 360  # of one run of the network: bounds its memory
+PIXELS_PER_CALL = 8 * 640 * 360  # most pixels in one call of the network: limits its memory
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the network was trained to see: (channels - mean) / std, of values 0 to 255."""
+    """How the network's training pictures were prepared: (channels - mean) / std, of values 0 to 255."""
 
     bgr: bool
     mean: tuple[float, float, float]
@@ -56,7 +56,7 @@ CAFFE = Preparation(bgr=True, mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0))
 
 
 class Network(RetinaFace):
-    """The package's network on any backbone: a body that gives maps at strides 8, 16 and 32."""
+    """The package's network on any backbone `body` that gives feature maps at strides 8, 16 and 32."""
 
     def __init__(self, body: nn.Module, channels: list[int], out_channels: int) -> None:
         nn.Module.__init__(self)
@@ -84,7 +84,7 @@ class MobileNet(nn.Module):
 
 
 def _separable(channels: int, *layers: int | tuple[int, int]) -> Iterator[nn.Module]:
-    """Depthwise separable convolutions to so many channels each, at stride 1 or as given."""
+    """Depthwise separable convolutions. A layer is its channels, or (channels, stride); the default stride is 1."""
     for layer in layers:
         out, stride = layer if isinstance(layer, tuple) else (layer, 1)
         yield conv_dw(channels, out, stride)
@@ -127,14 +127,14 @@ def _published() -> str:
 
 
 class RetinaFaceDetector:
-    """`ingest.detect.detector.Detector` around a network and what it was trained to see."""
+    """`ingest.detect.detector.Detector` around a network and the preparation of its pictures."""
 
     def __init__(self, network: nn.Module, preparation: Preparation, options: DetectorOptions) -> None:
         self.options = options
         self.preparation = preparation
         self.dtype = getattr(torch, options.dtype)
         self.network = fold_batch_norm(network.eval()).to(self.dtype)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's stubs forget
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
 
     @torch.inference_mode()
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Faces]:
@@ -175,7 +175,7 @@ def _priors(height: int, width: int) -> Tensor:
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Every batch norm that follows its convolution among a module's children is folded into it, in place."""
+    """Folds each batch norm into the convolution before it, in place; looks into all children of the module."""
     children = list(module.named_children())
     for (name, child), (following, after) in zip(children, [*children[1:], ("", None)], strict=False):
         if isinstance(child, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):

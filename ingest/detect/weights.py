@@ -22,9 +22,9 @@ OTHERWISE = (
 
 
 def read(path: Path, sha256: str | None) -> Mapping[str, Tensor]:
-    """The tensors of a file that torch saved, as it is or as the only member of a zip.
+    """The tensors of a file that torch saved; it may be the only member of a zip file.
 
-    Raises UsageError if the file is missing, holds anything but tensors, or has not the digest `sha256`.
+    Raises UsageError if the file is missing, holds anything but tensors, or has another digest than `sha256`.
     """
     try:
         data = path.read_bytes()
@@ -35,7 +35,7 @@ def read(path: Path, sha256: str | None) -> Mapping[str, Tensor]:
         raise UsageError(f"{path} is not the weights file it should be: its SHA-256 is {digest}, not {sha256}")
     try:
         tensors = torch.load(io.BytesIO(_unzipped(data)), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler met: several types, none documented
+    except Exception as error:  # torch's unpickler raises several types, none of them documented
         raise UsageError(f"{path} holds no weights that can be loaded safely ({type(error).__name__})") from None
     if not isinstance(tensors, Mapping) or not all(isinstance(each, Tensor) for each in tensors.values()):
         raise UsageError(f"{path} holds something else than a network's weights")
@@ -54,15 +54,15 @@ def _unzipped(data: bytes) -> bytes:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: torch's own cache of checkpoints ($TORCH_HOME)."""
+    """The folder of downloads: torch's own cache of checkpoints (below $TORCH_HOME)."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def download(url: str, folder: Path) -> tuple[Path, str]:
-    """`url`'s file in `folder`, fetched if it is not there, and the SHA-256 (or its beginning) that its name states.
+    """Downloads `url` to `folder` unless it is there. Returns the path, and the beginning of the SHA-256 in the name.
 
-    A name ends in the first digits of the file's SHA-256, as torch.hub has it ("net-f168fae3c.zip"). These few digits
-    rule out a broken or exchanged download, not a forgery made to fit them; `weights_sha256` does that.
+    The name ends in the first digits of the file's SHA-256, as in torch.hub ("net-f168fae3c.zip"). These few digits
+    detect a broken or wrong download, but not a forged file; the option `weights_sha256` does.
     """
     name = url.rsplit("/", 1)[-1]
     match = re.search(r"-([0-9a-f]{8,64})\.", name)

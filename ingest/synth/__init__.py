@@ -1,1 +1,1 @@
-"""Labelled clips made here: portraits moved by action units."""
+"""Makes labelled synthetic clips: photographed faces that are animated by action units."""

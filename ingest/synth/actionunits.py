@@ -1,14 +1,14 @@
-"""Scripts of action units for made-up clips, and the written rule by which labels follow from them.
+"""Random action units for synthetic clips, and the rule that derives the labels from them.
 
-An intensity is a number in [0, 1] for each of the twelve units of `common.labels.ACTION_UNITS`; everything here maps
-float arrays [N, 12] of a clip's N frames to another array, and knows nothing of pictures.
+Each frame has an intensity in [0, 1] for each of the twelve units of `common.labels.ACTION_UNITS`. The functions here
+take intensities as float arrays [N, 12] for N frames; they know nothing of pictures.
 
-The rule
-- an action unit is marked active where its intensity is at least `ACTIVE_FROM`;
+The rule:
+- an action unit is active if its intensity is at least `ACTIVE_FROM`;
 - each expression but neutral has a prototype, the set of units that show it (`PROTOTYPES`, after the emotion prototypes
-  of FACS: Ekman, Friesen and Hager, 2002). The frame's expression is the prototype whose direction is nearest to the
-  intensities (largest cosine); where even that prototype is weak (the mean intensity of its own units is below
-  `EXPRESSIVE_FROM`), the face is neutral. So a lone unit, however strong, is no expression;
+  of FACS: Ekman, Friesen and Hager, 2002). A frame has the expression whose prototype is most similar to the
+  intensities (largest cosine). If the mean intensity of that prototype's units is below `EXPRESSIVE_FROM`, the face is
+  neutral. So a single unit, however strong, is no expression;
 - valence and arousal are weighted sums of the intensities (`VALENCE`, `AROUSAL`), clipped to [-1, 1].
 """
 
@@ -57,7 +57,7 @@ def valence_arousal(intensities: np.ndarray) -> np.ndarray:
 
 
 def active(intensities: np.ndarray) -> np.ndarray:
-    """bool [N, 12]: which units are marked active."""
+    """bool [N, 12]: which units are active."""
     return intensities >= ACTIVE_FROM
 
 
@@ -72,9 +72,10 @@ def expression(intensities: np.ndarray) -> np.ndarray:
 
 
 def script(frames: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 [frames, 12]: expressions that come, stay and go, with pauses between and lone units twitching.
+    """float32 [frames, 12], intensities: expressions that rise, stay and fall, with pauses between them.
 
-    The seven prototypes come in a random order, again and again. Lengths are in frames of 30 a second.
+    The seven prototypes follow one another in random order, repeatedly. Single units are added at random times. All
+    lengths are in frames at 30 frames/s.
     """
     intensities = np.zeros((frames, len(ACTION_UNITS)), np.float32)
     at = 0
@@ -95,12 +96,12 @@ def script(frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _pulse(rise: int, hold: int, fall: int) -> np.ndarray:
-    """From 0 to 1, there for a while and back, without a jolt."""
+    """float32 [rise + hold + fall]: from 0 to 1, then constant, then back to 0, with smooth ends."""
     up, down = (0.5 - 0.5 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) for n in (rise, fall))
     return np.concatenate([up, np.ones(hold), down[::-1]]).astype(np.float32)
 
 
 def _play(intensities: np.ndarray, unit: str, at: int, pulse: np.ndarray) -> None:
-    """Lays a pulse into one unit's column; where another one is already stronger, that one stays."""
+    """Adds a pulse to one unit's column, in place: the maximum of both counts."""
     column = intensities[at : at + len(pulse), ACTION_UNITS.index(unit)]
     np.maximum(column, pulse[: len(column)], out=column)

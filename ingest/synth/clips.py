@@ -1,9 +1,9 @@
-"""Labelled clips made here, in Aff-Wild2's own layout: for demos and tests where no dataset may be had.
+"""Labelled synthetic clips in Aff-Wild2's own layout, for demos and tests without a real dataset.
 
-Two photographed faces (`portraits`) play scripts of action units (`actionunits`) by warps (`facewarp`). From clip to
-clip identity, framing, light, colour, background and motion vary; labels follow from the action units by the rule
-written there. Everything a clip shows is drawn from the seed, the split and the clip's number, so the same command
-makes the same pictures, and no variant of a held-out clip is ever drawn for training.
+Two photographed faces (`portraits`) are animated by random action units (`actionunits`), which warp the picture
+(`facewarp`). Identity, framing, light, colour, background and motion differ from clip to clip. The labels are derived
+from the action units. All random choices depend on the seed, the split and the clip's number alone: the same command
+makes the same pictures, and a held-out clip never has the same random values as a training clip.
 
 Layout (as of ABAW 3 to 8): `videos/<name>.mp4`, `6th_ABAW_Annotations/<task>/<split>/<name>.txt`, and
 `cropped_aligned/<name>/00001.jpg` onwards. Clips come in pairs, one of each portrait; every fifth pair, counted from
@@ -33,7 +33,7 @@ from ingest.datasets import affwild2
 from ingest.synth import actionunits, facewarp, portraits
 
 WIDTH, HEIGHT, FPS = 320, 240, 30
-# With its macroblock tree x264 looks at memory that nobody wrote, and the same frames give other bytes.
+# mbtree is off because it makes x264 read uninitialised memory: the same frames would not always give the same bytes.
 ENCODING = {"preset": "veryfast", "crf": "18", "mbtree": "0"}
 UNMARKED_SHARE = 0.03
 """About this share of each task's frames is marked as not annotated."""
@@ -41,7 +41,7 @@ UNMARKED_SHARE = 0.03
 
 @dataclass(frozen=True)
 class Clip:
-    """What is to be made: everything else follows from it."""
+    """A clip to be made: these fields determine all its pictures and labels. `held_out`: for validation only."""
 
     number: int
     frames: int
@@ -57,7 +57,7 @@ class Clip:
         return f"{self.portrait}_{self.number:03d}"
 
     def generators(self) -> tuple[np.random.Generator, np.random.Generator, np.random.Generator]:
-        """For the script, for the look, and for the marks: a change to one leaves the others as they were."""
+        """For the action units, the look, and the frames without labels: a change of one does not change the others."""
         seeds = np.random.SeedSequence([self.seed, int(self.held_out), self.number]).spawn(3)
         script, look, marks = (np.random.default_rng(each) for each in seeds)
         return script, look, marks
@@ -68,7 +68,7 @@ class Clip:
 
 
 def plan(videos: int, seconds: float, seed: int) -> list[Clip]:
-    """The clips of a dataset. Raises UsageError where there would be none."""
+    """The clips of a dataset. Raises UsageError if `videos` or `seconds` is too small for any."""
     frames = round(seconds * FPS)
     if videos < 1 or frames < 1:
         raise UsageError("nothing to make: --videos and --seconds must be more than 0")
@@ -95,7 +95,7 @@ def frames(clip: Clip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """uint8 [H, W, 3]: a wall of two colours with things out of focus before it."""
+    """uint8 [H, W, 3]: a colour gradient with blurred ellipses, like a wall behind objects that are out of focus."""
     top, bottom = _dull(rng), _dull(rng)
     wall = np.linspace(top, bottom, HEIGHT)[:, None].repeat(WIDTH, 1)
     for _ in range(int(rng.integers(3, 9))):
@@ -107,19 +107,19 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _dull(rng: np.random.Generator) -> np.ndarray:
-    """float64 [3]: a colour of rooms rather than of toys."""
+    """float64 [3]: a colour of low saturation, as in rooms."""
     return rng.uniform(30, 215) * rng.uniform(0.7, 1.15, 3)
 
 
 def _tone(rng: np.random.Generator) -> np.ndarray:
-    """uint8 [1, 256, 3]: exposure, tint and gamma as one look-up table."""
+    """uint8 [1, 256, 3]: random exposure, tint and gamma as one look-up table."""
     gain, tint, gamma = rng.uniform(0.7, 1.2), rng.uniform(0.9, 1.1, 3), rng.uniform(0.75, 1.35)
     level = np.linspace(0, 1, 256)[:, None] ** gamma
     return np.clip(level * gain * tint * 255, 0, 255).astype(np.uint8)[None]
 
 
 def _light(rng: np.random.Generator) -> np.ndarray:
-    """uint8 [H, W, 3]: brighter to one side, 128 being as it is."""
+    """uint8 [H, W, 3]: factors for the brightness, larger towards one side; 128 means 1."""
     angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
     y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
     ramp = 128 * (1 + depth * (x * np.cos(angle) + y * np.sin(angle)))
@@ -127,7 +127,7 @@ def _light(rng: np.random.Generator) -> np.ndarray:
 
 
 def _motion(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Per frame, the map from canvas to picture (float64 [N, 2, 3]) and how far the head is turned (float64 [N, 2])."""
+    """For each frame: the affine map from canvas to picture, float64 [N, 2, 3], and the head's turn, float64 [N, 2]."""
     time = np.arange(count) / FPS
 
     def sway(size: float) -> np.ndarray:
@@ -147,7 +147,7 @@ def _motion(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 
 def annotation_lines(clip: Clip) -> dict[str, list[str]]:
-    """By task, the lines of the clip's annotation file after its header: one a frame."""
+    """Task -> the lines of the clip's annotation file after its header, one per frame."""
     intensities, rng = clip.intensities(), clip.generators()[2]
     affect = actionunits.valence_arousal(intensities)
     expressions = actionunits.expression(intensities)
@@ -161,7 +161,7 @@ def annotation_lines(clip: Clip) -> dict[str, list[str]]:
 
 
 def _annotated(count: int, rng: np.random.Generator) -> np.ndarray:
-    """bool [count]: all but a few stretches of frames."""
+    """bool [count]: which frames are annotated; all but a few short runs."""
     known = np.ones(count, bool)
     while count and (~known).mean() < UNMARKED_SHARE:
         start, length = rng.integers(count), rng.integers(3, 13)
@@ -170,9 +170,9 @@ def _annotated(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def write(out: Path, videos: int, seconds: float, seed: int, workers: int | None = None) -> list[Clip]:
-    """Makes the dataset in an empty or new folder, on all cores; returns its clips.
+    """Makes the dataset in an empty or new folder; returns its clips. `workers`: processes, one per core if None.
 
-    Raises UsageError where the folder holds something, StoreError where it cannot be written to.
+    Raises UsageError if the folder is not empty, StoreError if it cannot be written.
     """
     clips = plan(videos, seconds, seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

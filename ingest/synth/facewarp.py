@@ -1,11 +1,12 @@
-"""Moves a photographed face by action units: landmark-driven warps, a mouth that opens, creases that deepen.
+"""Animates a photographed face by action units: warps it around control points, and opens its mouth.
 
-Coordinates are the face's own: the origin half-way between the eyes, x to the image's right, y down, one unit the
-distance of the eyes. A face lies on a canvas of `SCALE` pixels a unit; only the patch about the face ever moves.
+Face coordinates: the origin is half-way between the eyes, x points to the image's right, y down, and the unit is the
+distance between the eyes. A face is drawn on a canvas with `SCALE` pixels per unit; only the patch `PATCH` around the
+face changes.
 
-A unit moves control points; each move spreads as a Gaussian bump about its point. Moves are stated forwards (where the
-skin goes), pictures are made backwards (where a pixel's skin came from), so the inverse is found by fixed-point
-iteration. Everything is linear in the intensities, so a frame costs one product of fields, two look-ups and a mouth.
+An action unit moves control points, and the skin around each moves with it, less with the distance (a Gaussian). These
+displacements say where the skin goes. A picture needs the inverse, where the skin of a pixel comes from; it is found by
+fixed-point iteration. Displacements are linear in the intensities, so each action unit's field is computed only once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ingest.synth.mouth import Point
 
 SCALE = 60
 IDENTITY = 0.07
-"""Standard deviation of how far the parts of a face are shifted to make another person, in eye distances."""
+"""To make another person, parts of the face are shifted at random by this standard deviation, in eye distances."""
 LEFT, TOP, WIDTH, HEIGHT = -5.2, -3.2, 10.4, 8.8
 PATCH_X0, PATCH_Y0, PATCH_X1, PATCH_Y1 = -1.7, -1.4, 1.7, 3.0
 PATCH = (
@@ -32,13 +33,13 @@ PATCH = (
 _CORNER = np.array([LEFT, TOP], np.float32)
 
 _MOUTH_ROWS = round((0.3 - PATCH_Y0) * SCALE)
-"""Rows of the patch above this one are beyond the mouth's reach."""
+"""The first row of the patch that an opening mouth can change."""
 
 Move = tuple[str, float, float]
-"""A control point and how far it goes, x outwards (away from the nose) and y down."""
+"""A control point and its displacement: x outwards (away from the nose) and y down."""
 
 SIGMA = {"brow": 0.17, "lid": 0.10, "lip": 0.17, "wing": 0.16, "corner": 0.16, "cheek": 0.25, "chin": 0.35}
-"""How far the move of a point spreads, by the first word of its name."""
+"""Standard deviation of the Gaussian around a control point, by the first word of its name."""
 
 MOVES: dict[str, tuple[Move, ...]] = {
     "au01": (("brow_inner", 0, -0.14), ("brow_middle", 0, -0.05)),
@@ -55,16 +56,16 @@ MOVES: dict[str, tuple[Move, ...]] = {
     "au26": (("chin", 0, 0.16),),
 }
 LANDMARKS = ("eye_left", "eye_right", "nose", "corner_left", "corner_right")
-"""The detectors' five points, by the side of the image."""
+"""The five points that detectors find; left and right are those of the image."""
 
 
 @dataclass(frozen=True)
 class Face:
     """A neutral face on its canvas.
 
-    texture: uint8 [H, W, 4], RGB times coverage, and the coverage of the person before the background.
-    points: control points by name, `_left` and `_right` (of the image) where there are two.
-    guard: half-axes of the ellipses about the eyes (or glasses) that moving brows leave alone.
+    texture: uint8 [H, W, 4], RGB premultiplied by alpha, and alpha: 255 where the person covers the background.
+    points: control points by name, ending in `_left` and `_right` (of the image) if there are two.
+    guard: half-axes of the ellipses around the eyes (or glasses) that moving brows do not change.
     """
 
     name: str
@@ -74,13 +75,13 @@ class Face:
 
 
 def grid(box: tuple[slice, slice]) -> np.ndarray:
-    """float32 [H, W, 2]: the face coordinates of a box of canvas pixels."""
+    """float32 [H, W, 2]: the face coordinates of the pixels in a box of the canvas."""
     y, x = np.mgrid[box].astype(np.float32)
     return from_canvas(np.stack([x, y], axis=-1))
 
 
 def from_canvas(pixels: np.ndarray) -> np.ndarray:
-    """Face coordinates [..., 2] of canvas pixels [..., 2], whole numbers being the pixels' centres."""
+    """Canvas pixels [..., 2], with whole numbers at their centres -> face coordinates [..., 2]."""
     return (pixels + 0.5) / SCALE + _CORNER
 
 
@@ -90,7 +91,7 @@ def to_canvas(at: np.ndarray) -> np.ndarray:
 
 
 def field(face_points: Mapping[str, Point], guard: Point, moves: Iterable[Move], at: np.ndarray) -> np.ndarray:
-    """float32 [..., 2]: how far the skin at face coordinates `at` [..., 2] goes."""
+    """float32 [..., 2]: the displacement of the skin at face coordinates `at` [..., 2]."""
     total = np.zeros(at.shape, np.float32)
     for name, outwards, down in moves:
         sigma = SIGMA[name.split("_")[0]]
@@ -114,10 +115,10 @@ def _beyond_the_eyes(points: Mapping[str, Point], guard: Point, at: np.ndarray) 
 
 
 def inverse(forward: np.ndarray, box: tuple[slice, slice], steps: int = 4) -> np.ndarray:
-    """float32 [H, W, 2]: the canvas pixels from which the skin of a box's pixels came, for moves `forward` [H, W, 2].
+    """float32 [H, W, 2]: for each pixel of a box the canvas pixel that its skin comes from.
 
-    Half steps, because a whole one overshoots where skin is stretched to more than twice its length (under a raised
-    brow).
+    forward: float32 [H, W, 2], the displacements in face coordinates. Each step goes half-way, because a whole step
+    overshoots where skin is stretched to more than twice its length (under a raised brow).
     """
     height, width = forward.shape[:2]
     here = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
@@ -129,7 +130,7 @@ def inverse(forward: np.ndarray, box: tuple[slice, slice], steps: int = 4) -> np
 
 
 def fade(at: np.ndarray) -> np.ndarray:
-    """float32 [...]: 1 in the middle of the patch, 0 at its edge, so that nothing tears there."""
+    """float32 [...]: a weight that is 1 inside the patch and falls to 0 at its edge, so that no seam is visible."""
     inset = np.minimum(
         np.minimum(at[..., 0] - PATCH_X0, PATCH_X1 - at[..., 0]),
         np.minimum(at[..., 1] - PATCH_Y0, PATCH_Y1 - at[..., 1]),
@@ -139,7 +140,7 @@ def fade(at: np.ndarray) -> np.ndarray:
 
 
 def varied(face: Face, rng: np.random.Generator) -> Face:
-    """Another person of the same portrait: the face smoothly bent, and mirrored half of the time."""
+    """Another person made from the same portrait: the face is warped at random, and mirrored half of the time."""
     bend = rng.normal(0, IDENTITY, (4, 4, 2)).astype(np.float32)
     at = grid(PATCH)
     smooth = cv2.resize(bend, at.shape[1::-1], interpolation=cv2.INTER_CUBIC)
@@ -158,7 +159,7 @@ def varied(face: Face, rng: np.random.Generator) -> Face:
 
 
 def mirrored(face: Face) -> Face:
-    """The face as a mirror shows it."""
+    """The face mirrored left to right."""
     swap = {"left": "right", "right": "left"}
     points = {}
     for name, (x, y) in face.points.items():
@@ -168,7 +169,7 @@ def mirrored(face: Face) -> Face:
 
 
 class Actor:
-    """A face that can be told to move. Holds its fields and its canvas: one per clip and thread."""
+    """A face that can be animated. Holds the displacement fields and the canvas: make one per clip and thread."""
 
     def __init__(self, face: Face) -> None:
         self.face = face
@@ -180,7 +181,7 @@ class Actor:
         self._opening = np.array([mouth.OPENING.get(unit, 0.0) for unit in ACTION_UNITS], np.float32)
 
     def _linear(self, at: np.ndarray) -> np.ndarray:
-        """float32 [14, ..., 2]: what each unit, a turn of the head and a nod do at full strength."""
+        """float32 [14, ..., 2]: the displacements by each action unit, a turn of the head and a nod, each of size 1."""
         nose = np.array(self.face.points["nose"], np.float32)
         depth = 0.7 * np.exp(
             -((at / np.array([0.8, 1.0], np.float32) - np.array([0, 0.5], np.float32)) ** 2).sum(-1) / 2
@@ -193,7 +194,7 @@ class Actor:
     def pose(self, intensities: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The canvas (uint8 [H, W, 4], valid until the next call) and the five landmarks on it (float32 [5, 2]).
 
-        intensities: [12] in [0, 1]. turn: [2], by how many units the middle of the face goes right and down.
+        intensities: [12] in [0, 1]. turn: [2], how far the middle of the face moves right and down, in eye distances.
         """
         weights = np.concatenate([intensities, turn]).astype(np.float32)
         forward = np.zeros_like(self._fields[0])
@@ -209,7 +210,7 @@ class Actor:
         return self._canvas, to_canvas(landmarks)
 
     def _open_mouth(self, source: np.ndarray, opening: float) -> mouth.Inside | None:
-        """Parts the lips in `source` (in place); returns what shows between them."""
+        """Opens the mouth in `source`, in place; returns what is visible between the lips, None if it stays closed."""
         if opening * SCALE < 0.25:
             return None
         low = source[_MOUTH_ROWS:]

@@ -1,4 +1,4 @@
-"""The inside of a mouth that was photographed closed: parts the lips of a warp and paints what lies behind them.
+"""Opens a mouth that was photographed closed: moves the lips apart and paints the inside between them.
 
 Coordinates as in `facewarp`: eye distances, y down.
 """
@@ -13,17 +13,17 @@ import numpy as np
 Point = tuple[float, float]
 
 OPENING = {"au25": 0.09, "au26": 0.22}
-"""How far the lips part at the middle, by action unit."""
+"""Distance between the lips at the middle of the mouth, by action unit."""
 _UP, _DOWN = 0.25, 0.75
-"""How the opening is shared between the lips."""
+"""The upper and the lower lip's share of the opening."""
 _REACH_UP, _REACH_DOWN = 0.25, 0.35
-"""How far from the lips the skin still gives way."""
+"""Distance from the lips over which the movement of the skin decays."""
 _TEETH_HEIGHT = 0.055
 _GUMS, _TEETH = np.array([52, 20, 20], np.float32), np.array([214, 204, 186], np.float32)
 
 
 def lip_line(points: Mapping[str, Point], x: np.ndarray) -> np.ndarray:
-    """y where the closed lips meet: a parabola through the corners and the middle."""
+    """y of the line between the closed lips: a parabola through the corners and the middle of the mouth."""
     (xl, yl), (xm, ym), (xr, yr) = (points[name] for name in ("corner_left", "lip_line", "corner_right"))
     a = (x - xm) * (x - xr) / ((xl - xm) * (xl - xr)) * yl
     b = (x - xl) * (x - xr) / ((xm - xl) * (xm - xr)) * ym
@@ -39,7 +39,7 @@ def between_corners(points: Mapping[str, Point], x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Inside:
-    """What shows between parted lips: coverage [H, W] in [0, 1] of the inside, and of the upper teeth in it."""
+    """What is visible between open lips: alpha [H, W] in [0, 1] of the mouth's inside, and of the upper teeth in it."""
 
     cover: np.ndarray
     teeth: np.ndarray
@@ -56,8 +56,9 @@ class Inside:
 def part_lips(at: np.ndarray, points: Mapping[str, Point], opening: float, pixel: float) -> tuple[np.ndarray, Inside]:
     """Opens the mouth of a face by `opening` eye distances.
 
-    at: float32 [H, W, 2], where on the closed face each pixel's skin came from. Returns by how much further up or down
-    it has to be looked up (float32 [H, W]), and what shows in between. `pixel` is the size of a pixel, for soft edges.
+    at: float32 [H, W, 2], the place on the closed face that each pixel's skin comes from. Returns float32 [H, W], the
+    correction of its y for the open mouth, and what is visible between the lips. `pixel`: size of a pixel, for smooth
+    edges.
     """
     x, y = at[..., 0], at[..., 1]
     across = between_corners(points, x)

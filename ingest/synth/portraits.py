@@ -1,7 +1,7 @@
-"""Two photographs in the public domain that installed packages carry, made into neutral faces.
+"""Two public-domain photographs that are part of installed packages, turned into neutral faces.
 
-NASA's portrait of Eileen Collins (scikit-image's `astronaut.png`) and the US Navy's of Grace Hopper (matplotlib's
-`grace_hopper.jpg`). Control points and outlines were set by hand, in pixels (x, y) of those pictures.
+NASA's portrait of Eileen Collins (`astronaut.png` of scikit-image) and the US Navy's of Grace Hopper
+(`grace_hopper.jpg` of matplotlib). Control points and outlines were set by hand, in pixels (x, y) of the photographs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Photograph:
     outline: tuple[Point, ...]
     guard: Point
     smile: Point = (0, 0)
-    """How much of AU12's move outwards and up to take away."""
+    """The smile to remove: multiples of AU12's displacement, horizontally and vertically."""
     teeth: dict[str, Point] = field(default_factory=dict)
-    """Where a smile shows teeth: the lower edge of the upper lip and the upper edge of the lower lip, at the middle."""
+    """If teeth are visible: the lower edge of the upper lip and the upper edge of the lower lip, at the middle."""
     brows: tuple[tuple[Point, ...], ...] = ()
-    """Brows to darken, as lines."""
+    """Eyebrows that are too pale in the photograph, as lines to be drawn."""
 
 
 _PHOTOGRAPHS = {
@@ -128,7 +128,7 @@ def load(name: str) -> Face:
 
 
 def _to_face(points: dict[str, Point]) -> np.ndarray:
-    """float64 [2, 3]: from pixels of the photograph to face coordinates: turned, scaled and shifted by the eyes."""
+    """float64 [2, 3]: the similarity from pixels of the photograph to face coordinates, from the places of the eyes."""
     left, right = complex(*points["eye_left"]), complex(*points["eye_right"])
     turn = 1 / (right - left)
     shift = -turn * (left + right) / 2
@@ -136,7 +136,7 @@ def _to_face(points: dict[str, Point]) -> np.ndarray:
 
 
 def _without_teeth(source: np.ndarray, points: dict[str, Point], edges: dict[str, Point]) -> np.ndarray:
-    """Closes a smiling mouth: each lip is stretched to the line between them, so that the teeth are never looked up."""
+    """Closes a smiling mouth: stretches both lips to the line between them, so that the teeth are no longer visible."""
     x, y = source[..., 0], source[..., 1]
     line = mouth.lip_line(points, x)
     across = mouth.between_corners(points, x) ** 0.6
@@ -148,7 +148,7 @@ def _without_teeth(source: np.ndarray, points: dict[str, Point], edges: dict[str
 
 
 def _with_lip_line(colour: np.ndarray, points: dict[str, Point]) -> np.ndarray:
-    """Darkens the line where the lips meet, as it is in a mouth that was photographed closed."""
+    """Darkens the line where the lips meet, as it looks in a photographed closed mouth."""
     at = facewarp.grid((slice(0, colour.shape[0]), slice(0, colour.shape[1])))
     across = mouth.between_corners(points, at[..., 0])
     away = at[..., 1] - mouth.lip_line(points, at[..., 0])
@@ -157,6 +157,7 @@ def _with_lip_line(colour: np.ndarray, points: dict[str, Point]) -> np.ndarray:
 
 
 def _with_brows(image: np.ndarray, photograph: _Photograph) -> np.ndarray:
+    """Draws the photograph's `brows`."""
     stroke = np.zeros(image.shape[:2], np.uint8)
     for line in photograph.brows:
         cv2.polylines(stroke, [np.array(line, np.int32)], False, 255, thickness=6, lineType=cv2.LINE_AA)

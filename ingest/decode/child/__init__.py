@@ -1,1 +1,1 @@
-"""The decoder program: what runs alone in the confined child process, and nowhere else."""
+"""The decoder program. Its modules run only in the confined child process."""

@@ -1,10 +1,10 @@
-"""Pixels by decord, for frames whose count, order and time PyAV has established. Runs in the decoder child only.
+"""Pixels by decord, for frames whose count, order and time PyAV has found. Runs in the decoder child only.
 
-decord 0.6.0 indexes packets, not frames, keeps times as float32, repeats frames at the end of a file that lies about
-its length, and decodes ahead of its consumer without bound. So its index is held against PyAV's, frames are asked for
-a bounded segment at a time, after which a seek empties its queues, and pictures are compared where PyAV decodes as
-well: all of them, or of frames sampled by index one in each segment. It also takes no notice of mirrored display
-matrices. Any disagreement is a `Refusal`: the parent goes on with PyAV alone.
+decord 0.6.0 indexes packets, not frames; it keeps times as float32, repeats frames at the end of a file that states a
+wrong length, ignores mirrored display matrices, and decodes ahead without limit. So its index is compared with PyAV's.
+Frames are read in segments of limited size, and a seek after each empties decord's queues. And its pictures are
+compared with PyAV's: all of them, or, if frames are sampled by index, one in each segment. Any difference is a
+`Refusal`: the parent goes on with PyAV alone.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from ingest.decode.child.program import Frames, Message, Ring
 
 SEGMENT_BYTES = 64 << 20
-TOLERANCE = 6.0  # mean absolute difference of 8-bit values: another frame, not another way of rounding
+TOLERANCE = 6.0  # a larger mean absolute difference of 8-bit values means another frame; rounding gives less
 MIN_TOLERANCE_S = 0.002
-STEP = 8  # every such row and column is compared
+STEP = 8  # every 8th row and column is compared
 
 Row = tuple[int, float, np.ndarray]
 
 
 def give(source: Source, frames: Frames, easel: Easel, ring: Ring, request: Message) -> None:
-    """One frame in `request["every"]`, from the first on."""
+    """Puts one frame in `request["every"]` into the ring, beginning with the first."""
     every = request["every"]
     rows = all_frames(source, frames, easel) if every == 1 else sampled_frames(source, easel, every, ring.alive)
     try:
         for index, time_s, picture in rows:
             ring.put(index, time_s, partial(copy, picture))
     except BaseException:
-        ring.drop_last()  # the parent goes on with PyAV, which gives that frame again
+        ring.drop_last()  # PyAV, which takes over, gives that frame again
         raise
 
 
 def all_frames(source: Source, frames: Iterator[tuple[float, Any]], easel: Easel) -> Iterator[Row]:
-    """(frame_index, time_s, rgb) of every frame: PyAV decodes beside decord, each picture is checked."""
+    """(frame_index, time_s, rgb) of every frame. PyAV decodes all of them too, and each picture is compared."""
     reader = _Reader(source, easel)
     proven = ((index, time_s, reader.proof(frame)) for index, (time_s, frame) in enumerate(frames))
     while segment := list(itertools.islice(proven, reader.segment)):
@@ -57,8 +57,8 @@ def all_frames(source: Source, frames: Iterator[tuple[float, Any]], easel: Easel
 
 
 def sampled_frames(source: Source, easel: Easel, every: int, alive: Alive) -> Iterator[Row]:
-    """(frame_index, time_s, rgb) of one frame in `every`, by seeking: the frames between are not all decoded. `alive`
-    is called at each step that gives none."""
+    """(frame_index, time_s, rgb) of one frame in `every`, by seeking: not all frames between are decoded. `alive` is
+    called at each step that gives no frame."""
     index = Index(source, alive)
     source.leave(len(index), float(index.times[-1]))
     reader = _Reader(source, easel)
@@ -78,11 +78,11 @@ def copy(picture: np.ndarray, target: np.ndarray) -> None:
 
 
 class _Reader:
-    """decord's reader of the same stream, in pictures of the easel's size."""
+    """decord's reader of the same stream, with pictures of the easel's size."""
 
     def __init__(self, source: Source, easel: Easel) -> None:
         if easel.mirrored:
-            raise Refusal("decode_error", "decord takes no notice of its being mirrored")
+            raise Refusal("decode_error", "decord ignores that it is mirrored")
         self._easel = easel
         self._scratch = np.empty((easel.height, easel.width, 3), np.uint8)
         self._shape = (easel.height, easel.width, 3)
@@ -90,7 +90,8 @@ class _Reader:
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
         self.segment = max(1, SEGMENT_BYTES // math.prod(self._shape))
         start, base = source.stream.start_time, source.stream.time_base
-        offset_s = float(start * base) - source.start_s if start is not None else 0.0  # decord counts from the stream's
+        # decord's times begin with the stream, mien's with the container.
+        offset_s = float(start * base) - source.start_s if start is not None else 0.0
         decord.logging.set_level(decord.logging.QUIET)
         try:
             self._video = decord.VideoReader(source.path, width=easel.width, height=easel.height, num_threads=1)
@@ -105,7 +106,7 @@ class _Reader:
     def read(
         self, indices: Sequence[int], times: Sequence[float] | np.ndarray, alive: Alive = lambda: None
     ) -> list[np.ndarray]:
-        """The frames with these indices, which are at these times: uint8 [height, width, 3] each."""
+        """The frames with these indices, uint8 [height, width, 3] each. Refusal if decord has other times for them."""
         if indices[-1] >= self.frames:
             raise Refusal("decode_error", "decord's index ends before the video does")
         if np.abs(self._times[list(indices)] - times).max() > self._tolerance_s:
@@ -123,12 +124,12 @@ class _Reader:
         return pictures
 
     def proof(self, frame: Any) -> np.ndarray:
-        """What `compare` needs of PyAV's frame: a copy of some of its pixels."""
+        """The pixels of PyAV's frame that `compare` needs."""
         self._easel.draw(frame, self._scratch)
         return self._scratch[::STEP, ::STEP].astype(np.int16)
 
     @staticmethod
     def compare(index: int, picture: np.ndarray, proof: np.ndarray) -> None:
-        """Refusal if decord's picture is not PyAV's."""
+        """Raises Refusal if decord's picture differs from PyAV's."""
         if np.abs(picture[::STEP, ::STEP] - proof).mean() > TOLERANCE:
             raise Refusal("decode_error", f"decord has another picture for frame {index}")

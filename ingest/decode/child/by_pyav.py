@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def give(source: Source, frames: Frames, easel: Easel, ring: Ring, request: Message) -> None:
-    """One frame in `request["every"]`, from number `request["start"]` on."""
+    """Puts one frame in `request["every"]` into the ring, from frame number `request["start"]` on."""
     for index, (time_s, frame) in enumerate(frames):
         if index >= request["start"] and index % request["every"] == 0:
             ring.put(index, time_s, partial(easel.draw, frame))

@@ -1,4 +1,4 @@
-"""When frames are shown: the times that they state, made to ascend where those cannot be true."""
+"""The times of frames: the stated ones, corrected so that they always increase."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import math
 
 
 class Clock:
-    """Told the frames of a stream in presentation order, each with the time that the next one states.
+    """Gives each frame of a stream its time. Frames come in presentation order, each with the next frame's stated time.
 
-    A stated time is kept exactly, however far from the one before, unless its neighbours contradict it. A single one
-    that does not fit between them gives way to a time that does. Where the clock was set back (a recording joined from
-    two), the frame comes right after the one before, and those that follow keep their distances from it.
+    A stated time is kept exactly, however far it is from the time before, unless the neighbouring times contradict it.
+    A single time that does not lie between its neighbours is replaced by one that does. If the times jump back (a file
+    joined from two recordings), the frame follows directly on the one before, and later frames keep their distances.
     """
 
     def __init__(self, period_s: float) -> None:
-        """`period_s`: how long a frame is shown that does not say so."""
+        """`period_s`: how long a frame is shown if it states no duration."""
         self._period_s = period_s
-        self._offset_s = 0.0  # from what is stated to what is said
+        self._offset_s = 0.0  # is added to the stated times
         self.frames = 0
         self.first_s = self.last_s = self.end_s = 0.0  # the first frame, the last one so far, and when that ends
 
     def tick(self, stated_s: float | None, following_s: float | None, duration_s: float | None = None) -> float:
-        """The time of the next frame, in seconds, later than all before. None: not stated."""
+        """The time of the next frame in seconds, later than all times before. Arguments are None if not stated."""
         if stated_s is not None and self._offset_s and abs(stated_s - self.end_s) < self._period_s:
-            self._offset_s = 0.0  # the clock was not set back after all
+            self._offset_s = 0.0  # the times fit without the offset again: they had not really jumped back
         now = self._time(_sum(stated_s, self._offset_s), _sum(following_s, self._offset_s))
         if self.frames:
-            now = max(now, math.nextafter(self.last_s, math.inf))  # also where floats lie farther apart than frames
+            now = max(now, math.nextafter(self.last_s, math.inf))  # for times so large that rounding makes them equal
         else:
             self.first_s = now
         self.frames += 1
@@ -36,7 +36,7 @@ class Clock:
     def _time(self, stated: float | None, following: float | None) -> float:
         last = self.last_s if self.frames else -math.inf
         if following is not None and following <= last:
-            following = None  # it cannot be true, or the clock was set back
+            following = None  # it is wrong, or the times jump back there
         if stated is None:
             return self._before(following)
         if stated <= last:
@@ -50,7 +50,7 @@ class Clock:
         return abs(time_s - self.end_s) < abs(other_s - self.end_s)
 
     def _before(self, following: float | None) -> float:
-        """Right after the frame before, but before the next one."""
+        """The end of the previous frame, or an earlier time if the next frame leaves less room."""
         if following is None:
             return self.end_s
         return min(self.end_s, (self.last_s + following) / 2) if self.frames else following - self._period_s

@@ -1,4 +1,4 @@
-"""How decoded frames become upright RGB pictures with square pixels. Runs in the decoder child only."""
+"""Turns decoded frames into upright RGB pictures with square pixels. Runs in the decoder child only."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpola
 
 from ingest.decode.child.source import Refusal
 
-MAX_ASPECT = 10  # a pixel longer than this is a lie in the header
+MAX_ASPECT = 10  # a header that states longer pixels is wrong
 BT2020_CONSTANT, BT2020, UNSPECIFIED = 10, 9, 2  # FFmpeg's AVColorSpace
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)  # PQ and HLG (ITU-R BT.2100)
 SDR = {"dst_color_trc": ColorTrc.IEC61966_2_1, "dst_color_primaries": ColorPrimaries.BT709}  # sRGB
 
 
 class Easel:
-    """Pictures of one size, that of the first frame; a later frame of another shape is fitted into it, on black."""
+    """Draws pictures of one size, that of the first frame. Frames of another shape are scaled to fit, on black."""
 
     def __init__(self, pixel_aspect: Fraction | None, first: Any, max_pixels: int) -> None:
-        """`pixel_aspect`: width by height of a coded pixel; `first`: av.VideoFrame. Refusal: it is too large."""
+        """`pixel_aspect`: width / height of a coded pixel; `first`: av.VideoFrame. Refusal: it is too large."""
         self._reformatter = VideoReformatter()
         aspect = pixel_aspect or Fraction(1)
         self._aspect = aspect if 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
@@ -34,7 +34,7 @@ class Easel:
             raise Refusal("too_large", f"pictures of {self.width}x{self.height} exceed {max_pixels} pixels")
 
     def _upright(self, frame: Any, transpose: bool) -> tuple[int, int]:
-        """Width and height of a frame's picture; the short side of its pixels is stretched, so that none is lost."""
+        """Width and height of a frame's picture: pixels are stretched along their short side, so no detail is lost."""
         width, height = frame.width, frame.height
         if self._aspect > 1:
             width = round(width * self._aspect)
@@ -43,9 +43,9 @@ class Easel:
         return (height, width) if transpose else (width, height)
 
     def draw(self, frame: Any, target: np.ndarray) -> None:
-        """`frame` into `target`, uint8 [height, width, 3]."""
+        """Draws `frame` into `target`, uint8 [height, width, 3]."""
         transpose, flip_x, flip_y, _ = orientation(frame)
-        canvas = target.view("V3")[..., 0]  # a pixel as one item of three bytes: turning is then three times as fast
+        canvas = target.view("V3")[..., 0]  # one item of three bytes per pixel: transposing is then three times as fast
         if (frame.width, frame.height, transpose) != self._shape:
             canvas = self._middle(canvas, *self._upright(frame, transpose))
         height, width = canvas.T.shape if transpose else canvas.shape
@@ -55,7 +55,7 @@ class Easel:
         np.copyto(canvas, pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
     def _middle(self, canvas: np.ndarray, width: int, height: int) -> np.ndarray:
-        """The part of the blackened canvas [height, width] that a picture of these proportions fills."""
+        """Paints the canvas black; returns the part [height, width] that a picture of this shape fills."""
         canvas[:] = np.zeros((), canvas.dtype)
         scale = min(self.width / width, self.height / height)
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -63,9 +63,9 @@ class Easel:
         return canvas[top : top + height, left : left + width]
 
     def _convert(self, frame: Any, width: int, height: int) -> Any:
-        """By swscale, with the frame's own matrix and range; an untagged one is BT.601, limited, as FFmpeg has it.
+        """Converts to RGB by swscale, with the frame's own matrix and range; untagged ones are BT.601, limited range.
 
-        HDR becomes sRGB such that its reference white (203 nit, ITU-R BT.2408) is white; what is brighter is clipped.
+        HDR becomes sRGB: its reference white (203 nit, ITU-R BT.2408) becomes white, brighter values are clipped.
         """
         how = Interpolation.BILINEAR if (width, height) == (frame.width, frame.height) else Interpolation.BICUBIC
         colours = SDR if frame.color_trc in HDR else {}
@@ -78,7 +78,7 @@ class Easel:
         try:
             return convert()
         except OSError:
-            # swscale knows no YCgCo, ICtCp or constant-luminance matrix; BT.2020's other one is close to the last.
+            # swscale has no YCgCo, ICtCp or constant-luminance matrix. BT.2020's usual matrix is close to the last.
             frame.colorspace = BT2020 if frame.colorspace == BT2020_CONSTANT else UNSPECIFIED
             return convert()
 

@@ -1,4 +1,4 @@
-"""Which frames a stream has, and when, from its packets: for those who want few of many. In the decoder child only."""
+"""Finds a stream's frames and their times from its packets, without decoding all. Runs in the decoder child only."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Alive = Callable[[], None]
 
 
 class Index:
-    """The frames of a stream in which a packet is a frame; where it need not be one, a Refusal.
+    """The frames of a stream whose packets are one frame each. Raises Refusal for any other stream.
 
-    times: float64 [N], as decoding all frames gives them. Packets that give no frame can still sit at the ends of a
-    file: its first and its last group of pictures are decoded. `alive` is called at each step, of which there are many.
+    times: float64 [N], the same that decoding all frames would give. Packets at both ends of a file may give no frame,
+    so the first and the last group of pictures are decoded. `alive` is called at each of the many steps.
     """
 
     def __init__(self, source: Source, alive: Alive) -> None:
@@ -39,7 +39,7 @@ class Index:
         return len(self._pts)
 
     def frame(self, index: int) -> Any:
-        """The frame (av.VideoFrame), decoded from the key frame before it; Refusal if others than known are between."""
+        """The frame (av.VideoFrame), decoded from the key frame before it. Refusal if the frames between differ."""
         pts = self._pts[index]
         key = self._keys[max(0, bisect.bisect_right(self._keys, pts) - 1)]
         known = iter(self._pts[bisect.bisect_left(self._pts, key) : index + 1])
@@ -51,7 +51,7 @@ class Index:
         raise Refusal("decode_error", f"its packets before frame {index} are not the frames that they give")
 
     def _packets(self) -> tuple[list[int], list[int]]:
-        """PTS of all packets to be shown, and of the key frames, ascending."""
+        """The PTS of all packets to be shown and of the key frames, both ascending."""
         shown, keys = [], []
         stream = self._source.stream
         with _refusing():
@@ -71,7 +71,7 @@ class Index:
         return sorted(shown), sorted(keys)
 
     def _trim(self, low: float, high: float) -> None:
-        """Takes out packets at either end of the stream that give no frame, of those from `low` to before `high`."""
+        """Removes packets with `low` <= PTS < `high` that give no frame. Refusal if they are not at an end."""
         shown = set()
         for frame in self._decoded(int(max(low, self._keys[0]))):
             if frame.pts >= high:

@@ -1,10 +1,11 @@
-"""The decoder program: one video in, frames out, alone in a confined child process. Started by `ingest.decode.sandbox`.
+"""The decoder program: decodes one video in a confined child process. Started by `ingest.decode.sandbox`.
 
-It is handed three descriptors: a socket for messages (JSON, one per packet), the video, and a sealed memfd, the ring
-of frame slots. Messages: parent, the request; child {"facts", "picture"}; parent {"slots": K, "frames": N}; then in any
-order child {"slot": k, "frame_index": [...], "time_s": [...], "until_s": when the last of them ends} and parent
-{"free": k}, and, where no frame is given for a while, child {"alive": steps since the last}; last, child {"end"} or
-{"error"}.
+It inherits three descriptors: a socket for messages (JSON, one per packet), the video, and a sealed memfd, the ring of
+frame slots. The messages are, in this order:
+parent: the request; child: {"facts", "picture"}; parent: {"slots": K, "frames": N};
+then in any order child: {"slot": k, "frame_index": [...], "time_s": [...], "until_s": when the last of them ends},
+parent: {"free": k}, and, if there is no frame for a while, child: {"alive": steps since the last message};
+at the end child: {"end"} or {"error"}.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG = 1
 STDERR_BYTES = 64 << 10
-SILENCE_S = 1.0  # the child sends something at least this often while it works: each message is a heartbeat
+SILENCE_S = 1.0  # while it works, the child sends a message at least this often: each is a heartbeat
 
 Message = dict[str, Any]
 Frames = Iterator[tuple[float, Any]]  # (time_s, av.VideoFrame)
@@ -58,21 +59,21 @@ class Link:
 
 
 def confine(request: Message) -> None:
-    """Give up what decoding does not need. Before any thread starts, and before the video is opened."""
+    """Gives up all rights that decoding does not need. Call it before any thread starts and the video is opened."""
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != request["parent"]:
-        os._exit(0)  # it died before the line above
+        os._exit(0)  # the parent died before `prctl`
     if libc.unshare(CLONE_NEWNET) != 0:
-        libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)  # without privileges; where neither is allowed, the network stays
+        libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)  # needs no privileges; if this fails too, the network stays
     home = tempfile.mkdtemp()
     os.chdir(home)
-    os.rmdir(home)  # a working directory in which nothing can be made, and nothing left behind
+    os.rmdir(home)  # in a removed working directory no file can be made
     os.nice(5)
     limits = {
         resource.RLIMIT_DATA: request["memory_bytes"],
         resource.RLIMIT_AS: 2 * request["memory_bytes"] + (2 << 30),  # libraries and the ring count here
-        resource.RLIMIT_FSIZE: STDERR_BYTES,  # stderr is a memfd: what goes beyond is dropped by the kernel
+        resource.RLIMIT_FSIZE: STDERR_BYTES,  # for stderr, which is a memfd: the kernel drops what exceeds this
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
     }
@@ -83,7 +84,7 @@ def confine(request: Message) -> None:
 
 
 def allow_cpu(seconds: float) -> None:
-    """The kernel's own deadline, moved on with each batch: SIGXCPU after so much more processor time."""
+    """Lets the kernel send SIGXCPU after `seconds` more of processor time. Called again with each message."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     limit = math.ceil(time.process_time() + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
@@ -92,7 +93,7 @@ def allow_cpu(seconds: float) -> None:
 class Ring:
     """The sealed memory shared with the parent: `slots` batches of up to `frames` pictures.
 
-    A batch is sent when the frame after it is known, as that tells how long its last frame is shown.
+    A batch is sent once the next frame is known, which says how long the batch's last frame is shown.
     """
 
     def __init__(self, link: Link, request: Message, height: int, width: int) -> None:
@@ -111,7 +112,7 @@ class Ring:
         self._spoke = time.monotonic()
 
     def put(self, index: int, time_s: float, draw: Callable[[np.ndarray], None]) -> None:
-        """Adds a frame, drawn by `draw` into its place; waits while the consumer holds all slots."""
+        """Adds a frame, which `draw` draws into its place. Waits while the parent holds all slots."""
         if len(self._rows) == self._capacity or time.monotonic() - self._spoke > SILENCE_S:
             self.flush(time_s)
         if self._slot is None:
@@ -123,21 +124,21 @@ class Ring:
         self._rows.append((index, time_s))
 
     def alive(self) -> None:
-        """Counts a step of the work that gives no frame, such as one that nobody wants."""
+        """Counts a step of the work that gives no frame, such as decoding a frame that is skipped."""
         self._steps += 1
         if time.monotonic() - self._spoke > SILENCE_S:
             self._send({"alive": self._steps})
             self._steps = 0
 
     def flush(self, until_s: float) -> None:
-        """Sends the batch so far, whose last frame is shown until `until_s`."""
+        """Sends the frames so far; the last of them is shown until `until_s`."""
         if self._rows:
             indices, times = zip(*self._rows, strict=True)
             self._send({"slot": self._slot, "frame_index": indices, "time_s": times, "until_s": until_s})
             self._slot, self._rows = None, []
 
     def drop_last(self) -> None:
-        """Sends the batch so far without its last frame: nobody knows how long that one is shown."""
+        """Sends the frames so far without the last one, of which it is not known how long it is shown."""
         if self._rows:
             self.flush(self._rows.pop()[1])
 
@@ -148,7 +149,7 @@ class Ring:
 
 
 def decode(link: Link, request: Message) -> Message:
-    """The whole video into the ring; returns how it ended."""
+    """Decodes the whole video into the ring; returns the content of the message "end"."""
     from ingest.decode.child.easel import Easel
     from ingest.decode.child.source import Refusal, Source
     from ingest.decode.registry import DECODERS
@@ -198,7 +199,7 @@ def main() -> None:
     else:
         link.send({"end": ending})
     while True:
-        link.receive()  # until the parent closes: nothing that was sent is lost
+        link.receive()  # waits until the parent closes the socket, so that no message is lost
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A video by PyAV: which stream, which frames in which order at which time, and whether they are all there.
+"""A video read by PyAV: chooses the stream, gives its frames in order with their times, and notices missing ones.
 
-Runs in the decoder child only: FFmpeg sees hostile bytes here and nowhere else.
+Runs in the decoder child only: nowhere else does FFmpeg see bytes of a video, which may be hostile.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from av.stream import Disposition
 from ingest import probe
 from ingest.decode.child.clock import Clock
 
-MAX_RATE = 1000  # a higher frame rate is a lie in the header
+MAX_RATE = 1000  # a header that states a higher frame rate is wrong
 DEFAULT_PERIOD_S = 0.04  # of a stream that states no rate
-# Where a packet is a frame, by the definitions of these codecs and containers: no field, nothing that is not shown.
+# By definition, each packet of these containers with these codecs is one whole frame (never a field) that is shown.
 WHOLE_FRAMES = ({"mov", "matroska"}, {"h264", "hevc", "vp9", "av1", "mjpeg"})
 
 
@@ -27,16 +27,16 @@ class Refusal(Exception):
 
 
 class Source:
-    """The video stream that FFmpeg calls best, decoded in order; the authority on count, order and time."""
+    """The video stream that FFmpeg ranks best, decoded in order. It decides which frames there are, and when."""
 
     def __init__(self, fd: int, demuxer: str, max_pixels: int) -> None:
-        """`fd`: the open file; `demuxer`: FFmpeg's name of it."""
-        self.path = f"/proc/self/fd/{fd}"  # for those who cannot read descriptors
+        """`fd`: the open file; `demuxer`: FFmpeg's name for its format. Raises Refusal."""
+        self.path = f"/proc/self/fd/{fd}"  # for libraries that need a path
         self._stated_bytes = probe.stated_bytes(fd, demuxer)
-        os.lseek(fd, 0, os.SEEK_SET)  # a decoder that died may have shared it
+        os.lseek(fd, 0, os.SEEK_SET)  # an earlier decoder process may have moved the shared position
         try:
-            # The demuxer is the one whose magic bytes were found, and nothing but this file can be opened: nothing is
-            # sniffed, no playlist is followed.
+            # The demuxer is the one whose magic bytes were found, and only this file can be opened: FFmpeg does not
+            # guess the format and follows no playlist.
             options = {"fd": str(fd), "protocol_whitelist": "fd"}
             self.container = av.open("fd:", format=demuxer, options=options, metadata_errors="replace")
         except MemoryError as error:
@@ -62,7 +62,7 @@ class Source:
         self.whole_frames = demuxer in WHOLE_FRAMES[0] and self.stream.codec.canonical_name in WHOLE_FRAMES[1]
         self._packets = self._undecoded = self._corrupt = self._frames = 0
         self._trouble = ""
-        self._early: list[int] = []  # PTS of the packets that came before the first frame did
+        self._early: list[int] = []  # PTS of the packets before the first decoded frame
         self._first_pts: int | None = None
         self._expected = 0
         self._shown_to = 0  # when the last packet without content ends, in the stream's time base
@@ -77,14 +77,14 @@ class Source:
         raise Refusal("no_video_stream", "the file has no video stream, only " + ("a cover" if streams else kinds))
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
-        """(time_s, frame) in presentation order; what FFmpeg's own command skips is skipped and counted."""
+        """(time_s, frame) in presentation order. Skips damaged packets, as the command ffmpeg does, and counts them."""
         frames = self._decoded()
         held, failure = next(frames, None), None
         last = held
         while held is not None:
             try:
                 following = next(frames, None)
-            except Exception as error:  # told after the frame that is there
+            except Exception as error:  # raised below, after the frame that was decoded
                 following, failure = None, error
             yield self._time(held, following), held
             last, held = held, following
@@ -107,10 +107,10 @@ class Source:
                 yield frame
 
     def _demux(self) -> Iterator[Any]:
-        """The packets that have content, and one without that makes the decoder give the frames it still holds.
+        """The packets with content, then an empty one, which makes the decoder give the frames that it still holds.
 
-        Other packets without content, in Ogg, mean that the picture before them is shown on: they are no frames, as for
-        ffmpeg and ffprobe, and the decoders refuse them.
+        In Ogg, an empty packet means that the picture before it stays. As for ffmpeg and ffprobe, it is not a frame:
+        decoders refuse it.
         """
         try:
             for packet in self.container.demux(self.stream):
@@ -141,7 +141,7 @@ class Source:
 
     def _count_frame(self, frame: Any) -> None:
         if not self._frames and frame.pts is not None:
-            # A stream may begin with frames that refer to what was cut away, and are not shown.
+            # A stream may begin with packets that refer to frames which were cut away: they give no frame.
             self._first_pts, self._expected = frame.pts, sum(pts >= frame.pts for pts in self._early)
             self._early.clear()
         self._frames += 1
@@ -149,7 +149,7 @@ class Source:
         self.whole_frames = self.whole_frames and not frame.interlaced_frame  # else a packet may be a field
 
     def _show_on(self, last: Any | None) -> None:
-        """Lets the last frame be shown for as long as packets without content at the end of the stream say."""
+        """Extends the last frame to the time that empty packets at the end of the stream state."""
         if last is not None and last.pts is not None:
             base = self.stream.time_base
             self.clock.end_s = max(self.clock.end_s, self.clock.last_s + float((self._shown_to - last.pts) * base))
@@ -159,22 +159,22 @@ class Source:
         return self.clock.tick(self._stated(frame), self._stated(following), duration)
 
     def _stated(self, frame: Any | None) -> float | None:
-        """The frame's PTS on the container's clock, in seconds from its start."""
+        """The frame's PTS in seconds from the container's start; None without a PTS."""
         if frame is None or frame.pts is None:
             return None
         base: Fraction = frame.time_base or self.stream.time_base
         return float(frame.pts * base.numerator / base.denominator - self.start_s)
 
     def leave(self, frames: int, last_s: float) -> None:
-        """Says that the rest will not be decoded here: how many frames there are in all, and when the last one is."""
+        """Notes that another decoder decodes the frames: `frames` in all, the last one at `last_s`."""
         self._frames = self._expected = frames
         self.clock.end_s = last_s + self.period_s
 
     def verdict(self) -> tuple[str | None, str | None]:
         """(reason, message) of how it ended; both None when the whole file was decoded.
 
-        MPEG transport and program streams state neither their length nor their frames: that one was cut short between
-        two frames cannot be seen.
+        MPEG transport and program streams state neither their length nor their number of frames: it goes unnoticed if
+        such a file was cut short between two frames.
         """
         if self._undecoded:
             count = f"{self._undecoded} of {self._packets} packets could not be decoded"
