@@ -39,8 +39,9 @@ lint: $(READY) ## ruff, mypy, import-linter
 bench: $(READY) ## every side-by-side measurement in full, results dated in benchmarks/results/
 	@for file in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --save || exit 1; done
 
-docs: $(READY) ## write docs/tables.md from common/lake/schema.py
+docs: $(READY) ## write docs/tables.md and docs/options.md from the schemas and configurations
 	$(BIN)/python -m common.lake.page > docs/tables.md
+	$(BIN)/python docs/options.py > docs/options.md
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -16,9 +16,9 @@ OK, LOW_QUALITY = "ok", "low_quality"
 class QualityOptions(Config):
     """A face is `low_quality` if it misses one of these limits, or if its landmarks do not have the shape of a face."""
 
-    min_eye_distance: float = Field(12.0, ge=0, description="between the eyes, in pixels")
-    min_score: float = Field(0.9, ge=0, le=1, description="of the detector")
-    min_inside: float = Field(0.5, ge=0, le=1, description="share of the box that lies in the picture")
+    min_eye_distance: float = Field(12.0, ge=0, description="least distance between the eyes, in pixels")
+    min_score: float = Field(0.9, ge=0, le=1, description="least score of the detector")
+    min_inside: float = Field(0.5, ge=0, le=1, description="least share of the box that lies in the picture")
 
 
 def status(

@@ -23,7 +23,7 @@ class ScoreConfig(Config):
     """How to score. The sizes of batches change no row and no partition."""
 
     faces: FacesOptions = FacesOptions()
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the bundle's networks")
     smooth: Smoothing | None = Field(None, description="box:N: the mean of each track's predictions over N frames")
     batch_size: int = Field(64, ge=1, description="crops a call of the encoder")
     window_batch: int = Field(8, ge=1, description="windows a call of the heads")

@@ -25,13 +25,13 @@ class Selection(Config):
     dataset: str | None = Field(None, description="labels of this dataset; the only one in the lake unless named")
     archive: str | None = Field(None, description="faces of this archive; the only one in the lake unless named")
     ingest: str | None = Field(None, description="faces of this ingest configuration; the only one unless named")
-    validation: str = "*"
+    validation: str = Field("*", description="labels of validation videos with such names, a pattern like sub_*")
 
 
 class DataOptions(Selection):
     """The same with the videos to train on, a pattern of names too."""
 
-    train: str = "*"
+    train: str = Field("*", description="labels of training videos with such names, a pattern")
 
 
 class AugmentOptions(Config):
@@ -45,21 +45,21 @@ class AugmentOptions(Config):
 class StageOptions(Config):
     """AdamW with a linear warm-up and a cosine to 0, both counted in steps."""
 
-    steps: int = Field(gt=0)
-    batch: int = Field(gt=0)
-    lr: float = Field(gt=0)
-    warmup: int = Field(0, ge=0, description="steps")
+    steps: int = Field(gt=0, description="how many steps the stage takes")
+    batch: int = Field(gt=0, description="examples a step: faces, or windows of a head that takes windows")
+    lr: float = Field(gt=0, description="highest learning rate")
+    warmup: int = Field(0, ge=0, description="steps until the learning rate is at its highest")
     weight_decay: float = Field(0.05, ge=0, description="on matrices; vectors (biases, norms) have none")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
 class MaeStage(StageOptions):
     """Masked autoencoding of all faces of the training videos."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's")
     decoder: DecoderOptions = DecoderOptions()
-    mask_ratio: float = Field(0.75, gt=0, lt=1)
+    mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of a picture's patches that are hidden")
     norm_pix: bool = Field(False, description="predict patches made zero-mean and unit-variance, not plain pixels")
     augment: AugmentOptions = AugmentOptions()
 
@@ -77,7 +77,7 @@ class HeadStage(StageOptions):
     """
 
     weight_decay: float = Field(1e-5, ge=0, description="on matrices; vectors (biases, norms) have none")
-    tasks: tuple[TaskName, ...] = Field(tuple(TASKS), min_length=1)
+    tasks: tuple[TaskName, ...] = Field(tuple(TASKS), min_length=1, description="what is trained: a head for each")
     model: AnyHead
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on the features in training")
 
@@ -85,9 +85,9 @@ class HeadStage(StageOptions):
 class Recipe(Config):
     """A whole run; `init` is a file of encoder weights to start fine-tuning from, instead of pretraining."""
 
-    name: Annotated[str, BundleManifest.model_fields["name"]]
-    seed: int = Field(0, ge=0)
-    intended_use: str
+    name: Annotated[str, BundleManifest.model_fields["name"], Field(description="of the bundle")]
+    seed: int = Field(0, ge=0, description="of all that is random")
+    intended_use: str = Field(description="what the bundle is for, as it says itself")
     licence: str = Field(description="of the weights, as the training data allows")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it fast, float32 elsewhere"
@@ -97,10 +97,10 @@ class Recipe(Config):
     crop: Crop = Crop(size=112)
     preprocess: Preprocess
     encoder: AnyEncoder
-    init: Path | None = None
-    mae: MaeStage | None = None
+    init: Path | None = Field(None, description="file of an encoder's weights to start from, in place of pretraining")
+    mae: MaeStage | None = Field(None, description="pretraining of the encoder by masked pictures; null: none")
     finetune: FinetuneStage
-    heads: dict[str, HeadStage] = Field(min_length=1, description="by a name of your own")
+    heads: dict[str, HeadStage] = Field(min_length=1, description="groups of heads of one shape, by a name of your own")
 
     @property
     def stages(self) -> dict[str, HeadStage]:

@@ -39,12 +39,12 @@ class Preprocess(Config):
     each picture zero-mean and unit-variance; `mean` and `std` are per channel, of values in [0, 1].
     """
 
-    crop: tuple[int, int, int]
-    size: int = Field(gt=0)
-    grey: bool = False
-    standardise: bool = False
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    crop: tuple[int, int, int] = Field(description="x, y and side of the square that is seen, px of the aligned crop")
+    size: int = Field(gt=0, description="side that it is scaled to, px")
+    grey: bool = Field(False, description="one channel, the brightness")
+    standardise: bool = Field(False, description="each picture is made zero-mean and unit-variance")
+    mean: tuple[float, ...] | None = Field(None, description="per channel, subtracted from values in [0, 1]")
+    std: tuple[float, ...] | None = Field(None, description="per channel, divided by; with mean, or neither")
 
 
 class Origin(Config):

@@ -36,7 +36,7 @@ def _registered(name: str) -> str:
 class DecodeOptions(Limits):
     """How to decode: what is seen, and within which limits."""
 
-    decoder: Annotated[str, AfterValidator(_registered)] = Field(default="pyav", description="where pixels come from")
+    decoder: Annotated[str, AfterValidator(_registered)] = Field(default="pyav", description=" or ".join(DECODERS))
     every: int = Field(default=1, ge=1, description="take one frame in every N")
     batch_frames: int = Field(default=16, ge=1, le=256, description="most frames of a batch")
     ring_bytes: int = Field(

@@ -22,7 +22,7 @@ def _registered(name: str) -> str:
 class DetectorOptions(Config):
     """Sizes are in pixels of the decoded frame, in which pixels are square."""
 
-    name: Annotated[str, AfterValidator(_registered)] = "mtcnn"
+    name: Annotated[str, AfterValidator(_registered)] = Field("mtcnn", description=" or ".join(DETECTORS))
     weights: Path | None = Field(None, description="RetinaFace's weights; ResNet-50's are downloaded unless given")
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse weights of another digest")
     min_face: float = Field(32.0, ge=12, description="smallest face: pixels of its box's longer side")

@@ -14,7 +14,7 @@ class LinearOptions(HeadOptions):
     """Shape of the head."""
 
     kind: Literal["linear"] = "linear"
-    windowing: None = None
+    windowing: None = Field(None, description="none: it takes each face by itself")
     dropout: float = Field(0.0, ge=0, lt=1, description="of features, in training")
 
     def build(self, features: int, outputs: int) -> LinearHead:

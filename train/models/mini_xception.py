@@ -23,7 +23,7 @@ class MiniXceptionOptions(EncoderOptions):
 
     kind: Literal["mini_xception"] = "mini_xception"
     image: int = Field(64, ge=8, description="side of the picture, px")
-    classes: int = Field(7, gt=0)
+    classes: int = Field(7, gt=0, description="outputs of the network")
 
     @property
     def input(self) -> tuple[int, int]:

@@ -41,7 +41,7 @@ class OnnxOptions(EncoderOptions):
     image: int = Field(gt=0, description="side of the picture, px")
     colour: Literal["rgb", "bgr", "grey"] = Field("rgb", description="channels of the input, in order")
     layout: Literal["nchw", "nhwc"] = Field("nchw", description="order of the input's dimensions")
-    outputs: tuple[GraphOutput, ...] = Field(min_length=1)
+    outputs: tuple[GraphOutput, ...] = Field(min_length=1, description="what the file gives, see docs/import.md")
 
     @property
     def input(self) -> tuple[int, int]:

@@ -23,14 +23,14 @@ class TcnTransformerOptions(HeadOptions):
 
     kind: Literal["tcn_transformer"] = "tcn_transformer"
     windowing: Windowing = Windowing()
-    channels: tuple[int, ...] = (768, 256, 128)
-    kernel: int = Field(5, ge=1)
-    dim: int = Field(512, gt=0)
-    layers: int = Field(8, ge=0)
-    heads: int = Field(4, ge=1)
-    feedforward: int = Field(512, gt=0)
+    channels: tuple[int, ...] = Field((768, 256, 128), description="of the TCN's blocks; []: no TCN")
+    kernel: int = Field(5, ge=1, description="of the TCN's convolutions, in grid points")
+    dim: int = Field(512, gt=0, description="width of the Transformer")
+    layers: int = Field(8, ge=0, description="of the Transformer; 0: no Transformer")
+    heads: int = Field(4, ge=1, description="attention heads of a layer")
+    feedforward: int = Field(512, gt=0, description="width of a layer's feed-forward part")
     hidden: int = Field(256, gt=0, description="width of the MLP's hidden layer")
-    dropout: float = Field(0.3, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1, description="in training")
 
     def build(self, features: int, outputs: int) -> TcnTransformer:
         return TcnTransformer(self, features, outputs)

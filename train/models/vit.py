@@ -24,11 +24,11 @@ class VitOptions(EncoderOptions):
 
     kind: Literal["vit"] = "vit"
     image: int = Field(224, gt=0, description="side of the picture, px")
-    channels: int = Field(3, gt=0)
+    channels: int = Field(3, gt=0, description="1: grey, 3: colour")
     patch: int = Field(16, gt=0, description="side of a patch, px")
-    dim: int = Field(768, gt=0, multiple_of=4)
-    depth: int = Field(12, ge=1)
-    heads: int = Field(12, ge=1)
+    dim: int = Field(768, gt=0, multiple_of=4, description="width of a token")
+    depth: int = Field(12, ge=1, description="blocks")
+    heads: int = Field(12, ge=1, description="attention heads of a block")
 
     @model_validator(mode="after")
     def _divides(self) -> VitOptions:
@@ -62,9 +62,9 @@ class VitOptions(EncoderOptions):
 class DecoderOptions(Config):
     """Shape of the decoder that pretraining throws away; the defaults are the paper's."""
 
-    dim: int = Field(512, gt=0, multiple_of=4)
-    depth: int = Field(8, ge=1)
-    heads: int = Field(16, ge=1)
+    dim: int = Field(512, gt=0, multiple_of=4, description="width of a token")
+    depth: int = Field(8, ge=1, description="blocks")
+    heads: int = Field(16, ge=1, description="attention heads of a block")
 
 
 class Vit(nn.Module):
