@@ -20,10 +20,10 @@ from pydantic import Field, model_validator
 
 from common.config import Config
 
-# In grid steps. Times that a file rounds to milliseconds are wrong by up to 0.015 steps at 30 fps. On a 30 fps grid,
-# every other frame of a 60 fps file lies half-way between two points: without the tolerance, rounding errors would
-# decide which point it takes.
-TOLERANCE = 0.02
+# In grid steps. Where times are rounded to milliseconds, the time of a frame and that of the track's first frame are
+# each wrong by up to half of one: together by up to 0.03 steps at 30 fps. On a 30 fps grid, every other frame of a
+# 60 fps file lies half-way between two points: without the tolerance, rounding errors would choose its point.
+TOLERANCE = 0.0301
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -94,7 +94,7 @@ def compare(table: pd.DataFrame) -> dict[str, Any]:
     true = {name: task.targets(labels) for name, task in TASKS.items()}
     found: dict[str, Any] = {}
     for name, task in TASKS.items():
-        found |= metrics.METRICS[name](table[task.columns(task.outputs)].to_numpy(), true[name])
+        found |= metrics.measure(name, table[task.columns(task.outputs)].to_numpy(), true[name])
     chance = metrics.chance(true["expr"], true["au"])
     return {
         **found,

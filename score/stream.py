@@ -30,7 +30,7 @@ from score.tracks import Tracks
 if TYPE_CHECKING:
     from common.commit.units import Video
 
-RESULTS = 1
+RESULTS = 2
 """The version of what scoring makes of the same faces and the same bundle; it is part of every `model=` id.
 
 Raise it with every change of arithmetic after which the rows of `scores` differ by more than rounding, here, in

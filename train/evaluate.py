@@ -14,7 +14,7 @@ from common.tasks import TASKS
 from common.windows import Windowing
 from train.data.faces import FaceSet
 from train.data.windows import Stretch, shown, stretches
-from train.metrics import METRICS, chance
+from train.metrics import chance, measure
 from train.models.scoring import ScoringModel
 
 _BATCH = 256  # faces a call of the encoder, or of a head that takes each by itself
@@ -51,7 +51,7 @@ def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
             known = TASKS[name].known
             values = np.zeros((len(faces), len(known)))
             values[:, [known.index(output) for output in head.outputs]] = predict(model, name, features, faces, chosen)
-            measured = METRICS[name](values[rows], faces.labels[name][rows])
+            measured = measure(name, values[rows], faces.labels[name][rows])
             found |= {metric: None if math.isnan(value) else value for metric, value in measured.items()}
     by_chance = chance(faces.labels["expr"][faces.validation["expr"]], faces.labels["au"][faces.validation["au"]])
     return {**found, "chance": asdict(by_chance), "frames": frames}

@@ -92,7 +92,7 @@ def fit(
     """Trains the objective in place for `stage.steps` steps.
 
     `batch_at(step)` gives each batch, which shows `frames` frames. Call in `process_group`. Raises MienError when the
-    loss is no longer finite.
+    loss or a gradient is no longer finite.
     """
     engine = _engine(objective, stage, session)
     started = time.monotonic()
@@ -107,10 +107,13 @@ def fit(
             engine.backward(loss)
             engine.step()
             progress.update(done=1, frames=frames)
-            if step % every == 0 or step == stage.steps - 1:
+            # ZeRO 1 and 2 do not fail by gradients that are not finite: they leave the weights as they are.
+            skipped = engine.skipped_steps > 0
+            if skipped or step % every == 0 or step == stage.steps - 1:
                 value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise MienError(f"the loss of {name} is {value} at step {step}: lower that stage's lr or clip")
+                if skipped or not math.isfinite(value):
+                    what = "gradients are not finite" if math.isfinite(value) else f"loss is {value}"
+                    raise MienError(f"{name}: the {what} at step {step}: lower that stage's lr or clip")
                 line = {"stage": name, "step": step, "loss": value, "lr": learning_rate(step, stage)}
                 lines.write(json.dumps(line | {"wall_s": round(time.monotonic() - started, 3)}) + "\n")
     engine.destroy()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from common.errors import MienError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
 from common.tasks import TASKS
 
@@ -72,12 +73,22 @@ def _action_units(predictions: NDArray, targets: NDArray) -> dict[str, float]:
     return {"f1_action_units": float(np.mean(list(each.values()))), **{f"f1_{k}": v for k, v in each.items()}}
 
 
-METRICS: dict[str, Callable[[NDArray, NDArray], dict[str, float]]] = {
+_METRICS: dict[str, Callable[[NDArray, NDArray], dict[str, float]]] = {
     "va": _valence_arousal,
     "expr": _expression,
     "au": _action_units,
 }
-"""By task: metrics by name, of published predictions [N, K] and targets [N, ...] of all frames of a split."""
+
+
+def measure(task: str, predictions: NDArray, targets: NDArray) -> dict[str, float]:
+    """Metrics by name, of a task's published predictions [N, K] and the targets [N, ...] of all frames of a split.
+
+    Raises `MienError` for a prediction that is not finite: F1 would take it for one of the classes.
+    """
+    broken = int((~np.isfinite(predictions)).any(axis=1).sum())
+    if broken:
+        raise MienError(f"{broken} of {len(predictions)} predictions of {task} are not finite: train that head again")
+    return _METRICS[task](predictions, targets)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,14 @@ def test_points_take_the_frames_nearest_to_them() -> None:
     assert windows.points(places).tolist() == [0, 1, 1, 6]
 
 
+@pytest.mark.parametrize("first", range(6))
+def test_a_track_of_a_60_fps_file_in_milliseconds_gives_every_other_frame_wherever_it_begins(first: int) -> None:
+    times = np.round(np.arange(first, first + 640) / 60, 3)
+    source, own = windows.hold(windows.points(windows.positions(times, times[0], 30)))
+    assert own.all()
+    assert set(np.diff(source[1:]).tolist()) == {2}, "no frame is held twice and none is passed over"
+
+
 def test_hold_repeats_the_latest_frame_and_says_which_points_have_one_of_their_own() -> None:
     source, own = windows.hold(np.array([0, 1, 1, 4]))
     assert source.tolist() == [0, 2, 2, 2, 3]

@@ -115,8 +115,21 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(group: None
         batch = dict(batch_at(step))
         return batch if step < 3 else batch | {"y": torch.full((16,), float("inf"))}
 
-    with pytest.raises(MienError, match="the loss of toy is inf at step 3: lower that stage's lr"):
+    with pytest.raises(MienError, match=r"^toy: the loss is inf at step 3: lower that stage's lr"):
         loop.fit("toy", Regression(), broken, STAGE, session(tmp_path), 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2])
+def test_gradients_that_are_not_finite_end_the_training_though_the_loss_is(
+    zero: int, group: None, tmp_path: Path
+) -> None:
+    class Steep(Regression):
+        def forward(self, batch: Batch) -> Tensor:
+            return super().forward(batch) + 0.0 * torch.sqrt(self.model[0].weight * 0.0).sum()
+
+    with pytest.raises(MienError, match=r"^toy: the gradients are not finite at step 0: lower that stage's lr"):
+        loop.fit("toy", Steep(), batch_at, STAGE, session(tmp_path, zero), 16)
 
 
 def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

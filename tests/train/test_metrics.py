@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from common.errors import MienError
 from common.labels import ACTION_UNITS
 from train import metrics
 
@@ -52,6 +53,15 @@ def test_action_unit_f1_counts_a_probability_of_one_half_as_active() -> None:
         known = labels[:, k] >= 0
         assert math.isclose(found[unit], f1_score(labels[known, k], probabilities[known, k] >= 0.5))
     assert math.isclose(metrics.action_unit_f1(probabilities, labels), np.mean(list(found.values())))
+
+
+@pytest.mark.parametrize(("task", "width"), [("va", 2), ("expr", 8), ("au", 12)])
+def test_predictions_that_are_not_finite_are_refused_and_not_counted_as_a_class(task: str, width: int) -> None:
+    predictions = np.full((5, width), 0.5)
+    predictions[3, 1] = np.nan
+    targets = np.zeros(5, int) if task == "expr" else np.zeros((5, width))
+    with pytest.raises(MienError, match=f"^1 of 5 predictions of {task} are not finite"):
+        metrics.measure(task, predictions, targets)
 
 
 def test_chance_is_what_blind_guesses_reach() -> None:

@@ -27,7 +27,7 @@ from ingest.datasets.registry import DATASETS
 from ingest.labelling import label
 from score.stream import ScoreOptions, scores
 from train import job, recipe
-from train.metrics import METRICS
+from train.metrics import measure
 from train.models.options import EncoderOptions, HeadOptions
 from train.models.registry import ENCODERS, HEADS
 from train.models.scoring import load
@@ -123,7 +123,7 @@ def measured(rows: pd.DataFrame, labels: pd.DataFrame, task: str) -> dict[str, f
     both = rows.merge(wanted, on=["base_video", "frame_index"], suffixes=("", "_true"))
     truth = both.drop(columns=list(TASKS[task].label_columns)).rename(columns=lambda name: name.removesuffix("_true"))
     predictions = both[TASKS[task].columns(TASKS[task].outputs)].to_numpy()
-    return METRICS[task](predictions, TASKS[task].targets(truth))
+    return measure(task, predictions, TASKS[task].targets(truth))
 
 
 def labels_of(lake: Path) -> pd.DataFrame:
