@@ -16,18 +16,13 @@ from typing import Any
 
 import duckdb
 import pandas as pd
-import simplejpeg
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from common.labels import ACTION_UNITS, VALENCE_AROUSAL
 from common.tasks import TASKS
 from train import metrics
 
 VIDEOS, SECONDS = 48, 4
-MEANINGS = {"valence": "-1 unpleasant to 1 pleasant", "arousal": "-1 calm to 1 excited"}
 MIEN = Path(sys.executable).parent / "mien"
-STRIP = 16  # faces in the picture's strip
 
 # A lake may hold the scores of several models: each is a partition of its own.
 QUERIES = {
@@ -108,47 +103,6 @@ def compare(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def draw(table: pd.DataFrame, lake: Path, out: Path) -> None:
-    """One clip: predicted and annotated valence and arousal over its time, above a strip of its aligned faces."""
-    video = table["video"].iloc[0]
-    clip = table[table["video"] == video]
-    start, end = clip["time_s"].min(), clip["time_s"].max()
-    figure = Figure(figsize=(12, 7.4), layout="constrained")
-    axes = figure.subplots(3, 1, height_ratios=(3, 3, 1.15), sharex=True)
-    for axis, name in zip(axes, VALENCE_AROUSAL, strict=False):
-        axis.plot(clip["time_s"], clip[f"true_{name}"], color="0.55", linewidth=2, label="label")
-        axis.plot(clip["time_s"], clip[name], color="C0", linewidth=1.5, label="prediction")
-        agreement = metrics.ccc(clip[name], clip[f"true_{name}"])
-        axis.set(ylim=(-1.05, 1.05), ylabel=name)
-        axis.set_title(f"{name} ({MEANINGS[name]}): CCC {agreement:.2f} in this clip", loc="left")
-        axis.axhline(0, color="0.85", linewidth=0.8, zorder=0)
-        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-    _draw_faces(axes[2], clip, lake, (end - start) / STRIP)
-    axes[2].set(xlim=(start, end), ylim=(0, 1), yticks=[], xlabel="time in the clip, s")
-    axes[2].set_title("the aligned faces, each with its most probable expression", loc="left", pad=18)
-    figure.suptitle(
-        f"{video}.mp4, a held-out clip: the model saw none of it in training.\n"
-        "Where the grey line has a gap, the frames have no label. CCC is 1 for perfect agreement, 0 for none.",
-        fontsize=11,
-    )
-    figure.savefig(out, dpi=110)
-
-
-def _draw_faces(axis: Axes, clip: pd.DataFrame, lake: Path, width: float) -> None:
-    """The face in the middle of each of `STRIP` stretches of `width` seconds, under the name of its expression."""
-    for number in range(STRIP):
-        middle = clip["time_s"].min() + (number + 0.5) * width
-        frame = clip.iloc[(clip["time_s"] - middle).abs().argmin()]
-        crops = duckdb.sql(
-            f"select crop from read_parquet('{lake}/faces/**/*.parquet') where video_id = '{frame['video_id']}' "
-            f"and frame_index = {frame['frame_index']} and track_id = {frame['track_id']}"
-        ).fetchall()
-        for (crop,) in crops:
-            picture = simplejpeg.decode_jpeg(crop, "RGB")
-            axis.imshow(picture, extent=(middle - width / 2, middle + width / 2, 0, 1), aspect="auto")
-        axis.text(middle, 1.03, frame["expression"], ha="center", va="bottom", fontsize=8)
-
-
 def show(result: dict[str, Any]) -> None:
     """The agreement with the labels as a table, beside what guessing would reach."""
     print(f"\nAgreement with the labels on {result['frames']} frames of held-out clips; 1 is perfect:")
@@ -177,10 +131,9 @@ def main(out: Path) -> None:
     mien("score", listed, "--lake", lake, "--model", bundle)
     say("6/6  Compares the scores with the labels, draws one clip and asks the lake three questions.", 10)
     model = scored_by(bundle, lake)
-    table = joined(lake, model)
-    draw(table, lake, out / "timeline.png")
-    print(f"{out / 'timeline.png'} shows one held-out clip.")
-    result = compare(table)
+    mien("plot", lake, "--video", held_out(clips)[0].name, "--model", model, "--out", out / "timeline.png")
+    print(f"{out / 'timeline.png'} shows one held-out clip: the model learnt nothing from it.")
+    result = compare(joined(lake, model))
     show(result)
     for question, query in QUERIES.items():
         print(f"\n{question}\n{mien('sql', lake, ' '.join(query.format(model=model).split()))}")
