@@ -1,13 +1,13 @@
 """From a window of features to a prediction per frame: TCN -> Transformer encoder -> MLP, one model per task.
 
-Sizes that "Boosting Continuous Emotion Recognition with Self-Pretraining using Masked Autoencoders, TCN and
-Transformers" (ABAW6, section 3) leaves open are those of its authors' code, and the defaults here. Two departures: no
-weight normalisation in the TCN, whose split weights do not survive ZeRO-3's partitioning, and LayerNorm in place of the
-head's BatchNorm, whose statistics would mix in padded frames and differ between ranks.
+Sizes and initial values that "Boosting Continuous Emotion Recognition with Self-Pretraining using Masked Autoencoders,
+TCN and Transformers" (ABAW6, section 3) leaves open are those of its authors' code. That code also has weight
+normalisation in the TCN and BatchNorm in the head: `weight_norm: true` and `norm: batch`.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
@@ -31,31 +31,68 @@ class TcnTransformerOptions(HeadOptions):
     feedforward: int = Field(512, gt=0, description="width of a layer's feed-forward part")
     hidden: int = Field(256, gt=0, description="width of the MLP's hidden layer")
     dropout: float = Field(0.3, ge=0, lt=1, description="in training")
+    weight_norm: bool = Field(False, description="the TCN trains length and direction of its filters apart")
+    norm: Literal["layer", "batch"] = Field(
+        "layer",
+        description="of the MLP's hidden layer; batch: over all valid frames of a batch, on each rank by itself",
+    )
 
     def build(self, features: int, outputs: int) -> TcnTransformer:
         return TcnTransformer(self, features, outputs)
 
 
+class WeightNormConv1d(nn.Conv1d):
+    """A convolution with the filters weight * length / |weight|, one length a filter (Salimans & Kingma 2016, eq. 2).
+
+    torch's own weight norm keeps its two tensors in another module, and ZeRO-3 does not gather them for this one.
+    """
+
+    def __init__(self, width_in: int, width: int, kernel: int, dilation: int) -> None:
+        super().__init__(width_in, width, kernel, dilation=dilation)
+        self.length = nn.Parameter(self._norm().detach().clone())
+
+    def _norm(self) -> Tensor:
+        return self.weight.norm(dim=(1, 2), keepdim=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight * (self.length / self._norm()), self.bias)
+
+
 class _CausalBlock(nn.Module):
     """Two dilated convolutions that see the past only, and a residual."""
 
-    def __init__(self, width_in: int, width: int, kernel: int, dilation: int, dropout: float) -> None:
+    def __init__(self, width_in: int, width: int, dilation: int, options: TcnTransformerOptions) -> None:
         super().__init__()
-        self.pad = (kernel - 1) * dilation
-        self.conv1 = nn.Conv1d(width_in, width, kernel, dilation=dilation)
-        self.conv2 = nn.Conv1d(width, width, kernel, dilation=dilation)
+        self.pad = (options.kernel - 1) * dilation
+        conv = WeightNormConv1d if options.weight_norm else nn.Conv1d
+        self.conv1 = conv(width_in, width, options.kernel, dilation=dilation)
+        self.conv2 = conv(width, width, options.kernel, dilation=dilation)
         self.act1, self.act2, self.act = nn.PReLU(), nn.PReLU(), nn.PReLU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(options.dropout)
         self.residual = nn.Conv1d(width_in, width, 1) if width_in != width else nn.Identity()
-        for conv in (self.conv1, self.conv2, self.residual):
-            if isinstance(conv, nn.Conv1d):
-                nn.init.normal_(conv.weight, std=0.01)
+        if isinstance(self.residual, nn.Conv1d):
+            # The authors' code sets this for all convolutions, and its weight norm then undoes it for the others.
+            nn.init.normal_(self.residual.weight, std=0.01)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         y = self.dropout(self.act1(self.conv1(nn.functional.pad(x, (self.pad, 0)))))
         y = torch.where(valid, y, 0)
         y = self.dropout(self.act2(self.conv2(nn.functional.pad(y, (self.pad, 0)))))
         return torch.where(valid, self.act(y + self.residual(x)), 0)
+
+
+class _FrameBatchNorm(nn.Module):
+    """BatchNorm of [N, w, C] whose statistics are those of the valid frames alone, bool [N, w]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        if not self.training:
+            return self.norm(x.flatten(0, 1)).view_as(x)
+        normed = self.norm(x[valid])
+        return normed.new_zeros(x.shape).masked_scatter(valid[..., None], normed)
 
 
 class TcnTransformer(nn.Module):
@@ -69,19 +106,17 @@ class TcnTransformer(nn.Module):
         super().__init__()
         widths = (features, *options.channels)
         self.tcn = nn.ModuleList(
-            _CausalBlock(width_in, width, options.kernel, 2**level, options.dropout)
+            _CausalBlock(width_in, width, 2**level, options)
             for level, (width_in, width) in enumerate(zip(widths, options.channels, strict=False))
         )
         self.bridge = nn.Linear(widths[-1], options.dim)
-        self.transformer = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                options.dim, options.heads, options.feedforward, options.dropout, batch_first=True
-            )
-            for _ in range(options.layers)
+        layer = nn.TransformerEncoderLayer(
+            options.dim, options.heads, options.feedforward, options.dropout, batch_first=True
         )
-        self.head = nn.Sequential(
-            nn.Linear(options.dim, options.hidden), nn.LayerNorm(options.hidden), nn.Linear(options.hidden, outputs)
-        )
+        # All start as copies of one, as in the authors' code (torch's TransformerEncoder does so).
+        self.transformer = nn.ModuleList(copy.deepcopy(layer) for _ in range(options.layers))
+        norm = nn.LayerNorm(options.hidden) if options.norm == "layer" else _FrameBatchNorm(options.hidden)
+        self.head = nn.ModuleList([nn.Linear(options.dim, options.hidden), norm, nn.Linear(options.hidden, outputs)])
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
         mask = valid[:, None, :]
@@ -91,4 +126,6 @@ class TcnTransformer(nn.Module):
         x = self.bridge(x.transpose(1, 2))
         for layer in self.transformer:
             x = layer(x, src_key_padding_mask=~valid)
-        return self.head(x)
+        hidden, norm, last = self.head
+        x = hidden(x)
+        return last(norm(x, valid) if isinstance(norm, _FrameBatchNorm) else norm(x))
