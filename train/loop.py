@@ -151,9 +151,9 @@ def _engine(objective: Objective, stage: StageOptions, session: Session) -> Any:
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and tokens do not."""
-    matrices: list[Tensor] = []
-    vectors: list[Tensor] = []
-    for parameter in model.parameters():
-        (matrices if parameter.ndim > 1 else vectors).append(parameter)
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """Matrices and tokens decay, as in MAE's code; biases and norms do not."""
+    decaying: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (decaying if parameter.ndim > 1 or name.endswith("_token") else others).append(parameter)
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -49,7 +49,7 @@ class StageOptions(Config):
     batch: int = Field(gt=0, description="examples a step: faces, or windows of a head that takes windows")
     lr: float = Field(gt=0, description="highest learning rate")
     warmup: int = Field(0, ge=0, description="steps until the learning rate is at its highest")
-    weight_decay: float = Field(0.05, ge=0, description="on matrices; vectors (biases, norms) have none")
+    weight_decay: float = Field(0.05, ge=0, description="on matrices and tokens; biases and norms have none")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
@@ -76,7 +76,7 @@ class HeadStage(StageOptions):
     The batch is counted in what the head takes: windows, or single faces.
     """
 
-    weight_decay: float = Field(1e-5, ge=0, description="on matrices; vectors (biases, norms) have none")
+    weight_decay: float = Field(1e-5, ge=0, description="on matrices and tokens; biases and norms have none")
     tasks: tuple[TaskName, ...] = Field(tuple(TASKS), min_length=1, description="what is trained: a head for each")
     model: AnyHead
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on the features in training")

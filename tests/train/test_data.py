@@ -333,6 +333,12 @@ def test_standardised_pictures_forget_gain_and_offset() -> None:
     torch.testing.assert_close(normalise(torch.full((1, 3, 8, 8), 153.0), channels), expected)
 
 
+def test_light_neither_brightens_nor_darkens_in_the_mean() -> None:
+    images = np.full((20_000, 1, 2, 2), 120, np.uint8)
+    lit = augment(images, AugmentOptions(light=0.01), np.random.default_rng(0))
+    assert lit.mean() == pytest.approx(120, abs=0.05)
+
+
 def test_augmentation_moves_mirrors_and_lights_each_picture_by_itself() -> None:
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 255, (20, 20)).astype(np.uint8), (0, 0), 2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.errors import MienError
 from train import loop
 from train.models.tcn_transformer import TcnTransformerOptions
+from train.models.vit import DecoderOptions, MaskedAutoencoder, VitOptions
 from train.objectives import Batch, Objective
 from train.recipe import StageOptions
 
@@ -75,6 +76,15 @@ def test_the_learning_rate_warms_up_and_then_follows_a_cosine() -> None:
     assert rates[60] == pytest.approx(1.0)
     assert rates[109] == pytest.approx(1 + math.cos(math.pi * 0.99))
     assert loop.learning_rate(0, StageOptions(steps=1, batch=1, lr=3.0)) == 3.0
+
+
+def test_matrices_and_tokens_decay_biases_and_norms_do_not() -> None:
+    vit = VitOptions(image=16, patch=8, dim=8, depth=1, heads=1)
+    decaying, others = loop._groups(MaskedAutoencoder(vit, DecoderOptions(dim=8, depth=1, heads=1)), 0.05)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
+    # in each of two blocks 4 matrices; patches in, to the decoder and to pixels; two tokens
+    assert len(decaying["params"]) == 2 * 4 + 3 + 2
+    assert {each.ndim for each in others["params"]} == {1}
 
 
 @pytest.mark.slow

@@ -23,5 +23,5 @@ def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.G
         images = np.where(mirrored[:, None, None, None], images[..., ::-1], images)
     if options.light:
         gain, offset = 1 + options.light * rng.uniform(-1, 1, (2, count, 1, 1, 1))
-        images = np.clip(images * gain + 128 * (offset - 1), 0, 255).astype(np.uint8)
+        images = np.clip(np.rint(images * gain + 128 * (offset - 1)), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(images)

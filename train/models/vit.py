@@ -85,6 +85,9 @@ class Vit(nn.Module):
         self.norm = nn.LayerNorm(options.dim, eps=1e-6)
         nn.init.normal_(self.cls_token, std=0.02)
         _init_linear(self)
+        # In the authors' code patches go through a convolution, whose bias keeps torch's initial values.
+        bound = self.patch_embed.in_features**-0.5
+        nn.init.uniform_(self.patch_embed.bias, -bound, bound)
 
     def tokens(self, patches: Tensor, kept: Tensor | None = None) -> Tensor:
         """Patches [B, L, P] of a picture -> tokens [B, 1 + L, D], class token first; `kept` [B, K]: only those."""
@@ -111,7 +114,7 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(self, encoder: VitOptions, decoder: DecoderOptions, mask_ratio: float = 0.75) -> None:
         super().__init__()
-        self.kept = max(1, round(encoder.patches * (1 - mask_ratio)))
+        self.kept = max(1, int(encoder.patches * (1 - mask_ratio)))  # rounded down, as in the authors' code
         self.encoder = Vit(encoder)
         self.encoder_norm = nn.LayerNorm(encoder.dim, eps=1e-6)
         self.decoder_embed = nn.Linear(encoder.dim, decoder.dim)

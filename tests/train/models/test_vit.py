@@ -61,6 +61,11 @@ def test_a_quarter_of_the_patches_is_seen_those_with_the_least_noise() -> None:
         assert noise[row][~hidden[row]].max() < noise[row][hidden[row]].min()
 
 
+@pytest.mark.parametrize(("image", "ratio", "seen"), [(224, 0.75, 49), (224, 0.7, 58), (64, 0.9, 1)])
+def test_the_number_of_patches_that_are_seen_is_rounded_down(image: int, ratio: float, seen: int) -> None:
+    assert MaskedAutoencoder(SMALL.model_copy(update={"image": image, "patch": 16}), DECODER, ratio).kept == seen
+
+
 def test_hidden_patches_have_no_part_in_what_is_painted() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(SMALL, DECODER).eval()
@@ -104,6 +109,14 @@ def test_features_do_not_depend_on_the_batch_or_on_the_kind_of_attention(monkeyp
     assert whole.shape == (9, 32)
     torch.testing.assert_close(whole, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(whole, fused, atol=1e-5, rtol=0)
+
+
+def test_the_bias_of_patches_begins_as_that_of_a_convolution() -> None:
+    """.021 was measured in the authors' code: uniform within 1 / sqrt(16 * 16 * 3)."""
+    torch.manual_seed(0)
+    bias = Vit(VitOptions(depth=1)).patch_embed.bias
+    assert bias.std().item() == pytest.approx(0.021, abs=0.001)
+    assert bias.abs().max() <= 768**-0.5
 
 
 def test_linear_weights_begin_as_in_the_paper() -> None:
