@@ -1,4 +1,4 @@
-"""What an aligned crop shows of a face: where its five points lie, how much is seen around them, and its size."""
+"""The geometry of an aligned crop: where the face's five points lie, how much is shown around them, and its size."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Which face of a lake an annotation is about.
+"""Finds the face of a lake that each annotation belongs to.
 
-Labels join faces by name of the video (its URI without folder and extension) and frame_index. Where an annotation is of
-one person of two (`subject`), the track that lies on that side whenever both are seen is meant. Where a frame has
-several faces and nothing says which one is meant, its labels are dropped and counted, never guessed.
+Labels are joined to faces by the name of the video (its URI without folder and extension) and by frame_index. If an
+annotation is of one of two people (`subject`: left or right), it belongs to the track that is on that side in all
+frames with both. If a frame has several faces and nothing says which one was annotated, its labels are dropped and
+counted, never guessed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _OTHER = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class Join:
-    """What became of the annotated frames of all splits: all, joined to a face, without a face, without a clear one."""
+    """How many annotated frames of all splits there are, and what became of them."""
 
     labels: int
     joined: int
     without_face: int
-    ambiguous: int
+    ambiguous: int  # several faces, or several labels, and no way to choose
 
 
 def subjects(labels: pd.DataFrame) -> pd.Series:
@@ -34,23 +35,23 @@ def subjects(labels: pd.DataFrame) -> pd.Series:
 
 
 def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.int64], Join]:
-    """For each face the row of `labels` that is about it, -1 for none; int64 [N].
+    """int64 [N]: for each face its row of `labels`, -1 for none; and the counts.
 
     faces: video, video_id, frame_index, track_id, box_x0, box_x1. labels: base_video, subject, frame_index, with a
     number per row as its index.
     """
     seen = faces.assign(face=np.arange(len(faces)), centre=(faces["box_x0"] + faces["box_x1"]) / 2)
-    # Where two videos of an archive have the same name, nothing says which one was annotated.
-    twins = seen.groupby("video")["video_id"].nunique()
-    seen["twin"] = seen["video"].isin(twins.index[twins > 1])
+    # If two videos of an archive have the same name, nothing says which one was annotated.
+    videos = seen.groupby("video")["video_id"].nunique()
+    seen["shared_name"] = seen["video"].isin(videos.index[videos > 1])
     seen["side"] = _sides(seen)
     rows = labels[["base_video", "subject", "frame_index"]].assign(label=np.arange(len(labels)))
     pairs = rows.merge(seen, left_on=["base_video", "frame_index"], right_on=["video", "frame_index"])
     named = pairs["subject"].notna()
     alone = pairs.groupby("label")["face"].transform("size") == 1
-    fits = np.where(named, pairs["side"] == pairs["subject"], alone) & ~pairs["twin"]
+    fits = np.where(named, pairs["side"] == pairs["subject"], alone) & ~pairs["shared_name"]
     found = pairs[fits]
-    # Two annotations of one face contradict each other: neither is used.
+    # If a face has two annotations, or an annotation two faces, none of them is used.
     once = ~found.duplicated("face", keep=False) & ~found.duplicated("label", keep=False)
     found = found[once]
     result = np.full(len(faces), -1, np.int64)
@@ -60,7 +61,7 @@ def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.i
 
 
 def _sides(seen: pd.DataFrame) -> NDArray[np.object_]:
-    """For each face "left" or "right", if its track lies there in every frame that has exactly two faces, else ""."""
+    """For each face "left" or "right" if its track is there in all its frames that have exactly two faces, else ""."""
     frame, track = ["video_id", "frame_index"], ["video_id", "track_id"]
     couples = seen[seen.groupby(frame)["face"].transform("size") == 2]
     on_left = couples.groupby(frame)["centre"].rank(method="first") == 1

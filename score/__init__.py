@@ -1,1 +1,1 @@
-"""Videos or faces plus a bundle to per-frame scores, and what analysts do with them."""
+"""From videos or faces and a bundle to scores per frame; and queries over a lake."""

@@ -1,4 +1,4 @@
-"""How to score, and what a lake's configurations say of how their rows were made."""
+"""The options of scoring, and the stored configurations that say how a lake's rows were made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BY_DEFAULT = "defaults"
 
 
 class ScoreConfig(Config):
-    """How to score. The sizes of batches change no row and no partition."""
+    """The options of scoring. The sizes of batches change neither rows nor partitions."""
 
     faces: FacesOptions = FacesOptions()
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the bundle's networks")
@@ -29,23 +29,23 @@ class ScoreConfig(Config):
     window_batch: int = Field(8, ge=1, description="windows a call of the heads")
 
     def fitted(self, bundle: BundleManifest) -> ScoreConfig:
-        """With faces cut as the bundle takes them, whatever else was asked for."""
+        """The same options with the crops that the bundle takes, whatever was asked for."""
         return self.model_copy(update={"faces": self.faces.model_copy(update={"align": bundle.crop})})
 
     def identity(self, bundle: str, ingest: str | None) -> dict[str, Any]:
-        """What decides the rows of `scores`: the bundle's id, the ingested faces if it is those, and these options."""
+        """What decides the rows of `scores`: the id of the bundle, where faces come from, and these options."""
         described = {
             "bundle": bundle,
             "results": RESULTS,
             "dtype": self.dtype,
             "faces": self.faces.identity() if ingest is None else {"ingest": ingest},
         }
-        # Left out where there is none, so that other models keep their names.
+        # Left out if there is no smoothing, so that those models keep their names.
         return described | ({"smooth": self.smooth} if self.smooth else {})
 
 
 def stored(lake: Lake, partition: Partition) -> dict[str, Any] | None:
-    """The configuration that a lake keeps beside a partition of faces or scores; None if it is lost."""
+    """The stored configuration of a partition of faces or scores; None if it is lost."""
     try:
         config: dict[str, Any] = json.loads(lake.store.read(lake.config_key(partition)))
     except NotFound:

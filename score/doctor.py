@@ -1,4 +1,4 @@
-"""Checks whether this machine and a store can do the work: the answer of `mien doctor`."""
+"""`mien doctor`: checks this machine and a store."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ for name, code in json.loads(sys.argv[1]).items():
 
 @dataclass(frozen=True)
 class Check:
-    """`detail` says what was found and, if the state is not ok, what to do."""
+    """The result of one check. `detail`: what was found and, if the state is not ok, what to do."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -91,7 +91,7 @@ def _python() -> Check:
 
 
 def _loaded() -> Iterator[Check]:
-    """The packages, and last the GPU, as torch sees it."""
+    """Checks that every package loads, and then the GPU as torch sees it."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -110,14 +110,14 @@ def _loaded() -> Iterator[Check]:
 
 
 def _run(steps: Mapping[str, str]) -> Iterator[tuple[str, str, str | None]]:
-    """(name, what it printed, what went wrong) of each step of Python code, in a process beside this one.
+    """Runs steps of Python code in another process: (name, what it printed, its error or None) of each.
 
     One process runs all steps, as many import the same libraries. If a step kills it or takes `STEP_S`, another process
     goes on with the next step.
     """
     left = dict(steps)
     while left:
-        # -I: a module of that name in the current folder must not be taken for the installed one.
+        # -I: so that a module in the current folder does not hide an installed one of the same name.
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", _STEPS, json.dumps(left)],
             stdin=subprocess.DEVNULL,

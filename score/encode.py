@@ -1,4 +1,4 @@
-"""Faces to features: crops batched for the encoder across the frames they came from."""
+"""From faces to features: collects the crops of many frames into batches for the encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from common.faces import FaceBatch
 
-# Frames wait until a batch of crops is full. Frames without a face never fill one: no more than this many wait.
+# Frames wait until a batch of crops is full. Frames without a face add no crop, so at most this many frames wait.
 MAX_FRAMES_HELD = 1024
 
 
@@ -26,10 +26,10 @@ class Encoder(Protocol):
 def encode(
     batches: Iterable[FaceBatch], encoder: Encoder, *, batch_size: int = 64
 ) -> Iterator[tuple[FaceBatch, NDArray[np.float32]]]:
-    """Each batch of faces with its features, float32 [M, D], in the order they came; [0, 0] for one without a face.
+    """Yields each batch of faces with its features, float32 [M, D], in order; [0, 0] for a batch without a face.
 
-    Crops of neighbouring batches share calls of the encoder, `batch_size` a call, so many videos may be chained into
-    one `batches`. Holds at most `batch_size` crops, `MAX_FRAMES_HELD` frames and one batch beyond them.
+    One call of the encoder takes `batch_size` crops, also from several batches of faces, which may be of several
+    videos. Holds at most `batch_size` crops, `MAX_FRAMES_HELD` frames, and one batch of faces more.
     """
     waiting: deque[FaceBatch] = deque()
     done: list[NDArray[np.float32]] = []  # encoded pieces, in order, from the first face of waiting[0]
@@ -37,7 +37,7 @@ def encode(
     held = 0
 
     def run(least: int) -> None:
-        """Encode what waits, in full batches, until fewer than `least` crops are left."""
+        """Encodes waiting crops, `batch_size` at a time, until fewer than `least` are left."""
         while todo and sum(map(len, todo)) >= least:
             crops = np.concatenate(todo) if len(todo) > 1 else todo[0]
             features = np.asarray(encoder.encode(crops[:batch_size]), np.float32)

@@ -1,4 +1,4 @@
-"""`mien score`: an archive's videos, or its ingested faces, to the `scores` table."""
+"""`mien score`: from an archive's videos, or its ingested faces, to the `scores` table."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from train.models.registry import check_kinds, import_networks
 
 @contextmanager
 def opened(bundle: str | None, settings: StoreSettings | None = None) -> Iterator[Bundle]:
-    """The bundle in a folder or under s3://...; without one, fer2013, in a folder of its own until it is closed.
+    """The bundle in a folder or under s3://...; if None, the bundle fer2013, in a temporary folder for the block.
 
-    Each process makes that folder for itself: the package's weights are on every node, and no cache can be stale.
+    Each process makes that folder itself: every node has the package's weights, and there is no cache to be stale.
     """
     if bundle is not None:
         yield Bundle.open(bundle, settings)
@@ -45,7 +45,7 @@ def opened(bundle: str | None, settings: StoreSettings | None = None) -> Iterato
 
 
 class Stream(Protocol):
-    """A video's faces, and afterwards what the `videos` table says of it."""
+    """A video's faces; after them, its columns of the `videos` table."""
 
     def __iter__(self) -> Iterator[FaceBatch]: ...
     def account(self) -> dict[str, Any]: ...
@@ -60,7 +60,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ScoreProcessor:
-    """Picklable recipe of a worker's processor; models are loaded in the worker."""
+    """Makes a worker's processor. Picklable: the models are loaded in the worker."""
 
     bundle: str | None
     manifest: BundleManifest
@@ -73,7 +73,7 @@ class ScoreProcessor:
 
         import_networks(self.manifest)
         if self.ingested is None:
-            FaceSource(self.config.faces)  # for what its detector imports
+            FaceSource(self.config.faces)  # built once here, so that all it needs is imported
 
     def __call__(self, settings: StoreSettings) -> _Processor:
         return _Processor(self, settings)
@@ -110,9 +110,9 @@ def _beating(stream: Stream, beat: Callable[[int], None]) -> Iterator[FaceBatch]
 def destination(
     lake: Lake, archive_name: str, bundle: Bundle, config_: ScoreConfig, ingested: Ingested | None
 ) -> Destination:
-    """The tables that scoring `archive_name` with this bundle and configuration writes.
+    """Where `mien score` writes the rows of `archive_name` with this bundle and configuration.
 
-    Raises UsageError for a bundle with networks of a kind that is not here.
+    Raises UsageError for a bundle with networks of an unknown kind.
     """
     check_kinds(bundle)
     manifest = bundle.manifest
@@ -126,5 +126,5 @@ def destination(
 def run(
     destination: Destination, listing: Iterable[pa.RecordBatch], processor: ScoreProcessor, options: JobOptions
 ) -> Summary:
-    """Scores what is listed; raises `MienError`."""
+    """Scores the listed videos. Raises `MienError`."""
     return runner.run(destination, listing, processor, options)

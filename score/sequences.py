@@ -1,8 +1,9 @@
-"""Windows over tracks that arrive a piece at a time and may last for hours.
+"""Windows over tracks that arrive in pieces and may last for hours.
 
-The same arithmetic as `common.windows`, where it is explained, with bounded state: per track at most two windows of
-features, one window of predictions and the frames that wait for them. Every face gets exactly one prediction, whatever
-the pieces it arrived in. No model here: a `Sequence` gives out windows and takes back what a model made of them.
+The computation is that of `common.windows`, which explains it, but memory is bounded: for each track at most two
+windows of features, one window of predictions, and the frames that wait for predictions. Every face gets exactly one
+prediction, however the track is cut into pieces. There is no model here: a `Sequence` gives windows and takes the
+predictions that a model makes for them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from common.windows import Windowing
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """features float32 [w, D], zero where not valid bool [w]; `length` grid points from `start` are real."""
+    """features float32 [w, D], zero where not valid; valid bool [w]. The first `length` points are not padding."""
 
     features: NDArray[np.float32]
     valid: NDArray[np.bool_]
@@ -31,7 +32,7 @@ class Window:
 
 @dataclass
 class _Cutter:
-    """Features laid on the grid, and the windows that are full. The newest point is open: a later frame may take it."""
+    """Puts features on the grid and cuts windows from it. A later frame may still take the newest point."""
 
     windowing: Windowing
     start: int = 0  # grid point of the first row kept: where the next window starts
@@ -41,7 +42,7 @@ class _Cutter:
     def push(self, taken: NDArray[np.int64], features: NDArray[np.float32]) -> Iterator[tuple[int, NDArray, NDArray]]:
         """Frames at grid points `taken` [m] with features [m, D]; yields (start, features, own) of each full window.
 
-        A full window is given out only once a later point exists, so there is always a last one for `close`.
+        A full window is yielded only when a later point exists, so that `close` always has a last window.
         """
         while len(taken):
             newest = self.start + len(self.own) - 1
@@ -77,7 +78,7 @@ class _Cutter:
 
 @dataclass
 class _Gatherer:
-    """Predictions of overlapping windows averaged, and given to the frames that wait for them."""
+    """Averages the predictions of overlapping windows and gives them to the frames that wait for them."""
 
     stride: int
     start: int = 0  # grid point of the first row kept
@@ -92,7 +93,7 @@ class _Gatherer:
         self.slots = np.concatenate([self.slots, slots])
 
     def add(self, window: Window, predictions: NDArray) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Predictions [w, K] of the next window; returns (slots [x], predictions [x, K]) of the frames now final."""
+        """Takes the predictions [w, K] of the next window. Returns slots [x], predictions [x, K] of finished frames."""
         stop = window.start + window.length
         if self.total is None:
             self.total = np.zeros((0, predictions.shape[1]))
@@ -110,7 +111,7 @@ class _Gatherer:
         slots, places = self.slots[:ready], self.places[:ready] - self.start
         given = grid.at_frames(self.total[:done] / self.count[:done], self.valid[:done], places)
         self.places, self.slots = self.places[ready:], self.slots[ready:]
-        self._drop(final - 1)  # the last final point is the lower neighbour of frames that still wait
+        self._drop(final - 1)  # the last final point stays: waiting frames interpolate from it
         return slots, given
 
     def _drop(self, upto: int) -> None:
@@ -121,7 +122,7 @@ class _Gatherer:
 
 
 class Sequence:
-    """One track, as far as windows reach across its gaps: frames in, windows out, predictions in and out."""
+    """A track, or its part between two long gaps: takes frames, gives windows, and averages their predictions."""
 
     def __init__(self, windowing: Windowing, origin: float) -> None:
         self._windowing = windowing
@@ -131,9 +132,9 @@ class Sequence:
         self._gatherer = _Gatherer(windowing.stride)
 
     def push(self, times: NDArray, features: NDArray[np.float32], slots: NDArray[np.int64]) -> Iterator[Window]:
-        """The next frames: times [m], features [m, D], and the caller's number for each. Yields full windows.
+        """Takes the next frames: times [m], features [m, D], and slots [m], the caller's numbers. Yields full windows.
 
-        Their predictions go to `accept` at any later time, in the order of the windows.
+        The caller must pass each window's predictions to `accept`, in the order of the windows, at any later time.
         """
         places = np.maximum(grid.positions(times, self._origin, self._windowing.fps), self._place)
         self._place = float(places[-1])
@@ -146,7 +147,7 @@ class Sequence:
         return self._window(*self._cutter.head(), last=True)
 
     def accept(self, window: Window, predictions: NDArray) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """A model's predictions [w, K] for this window -> slots [x] and predictions [x, K] of frames now final."""
+        """Takes a model's predictions [w, K] for a window. Returns slots [x], predictions [x, K] of finished frames."""
         return self._gatherer.add(window, predictions)
 
     def _window(self, start: int, features: NDArray, own: NDArray, *, last: bool) -> Window:

@@ -1,9 +1,9 @@
 """Averages of predictions over neighbouring frames of a track, for a video that arrives in pieces.
 
 With `box:N` a face gets the mean of its track's predictions in N frames: its own, N // 2 before and (N - 1) // 2 after.
-So an even N reaches one frame further back than ahead, as `scipy.ndimage.uniform_filter1d` and the centred windows of
-pandas do. Frames of the video are counted, whether the track has a face in them or not. At the ends of a track and in
-its gaps, the mean is of the faces that are there.
+So an even N reaches one frame further back than ahead, as in `scipy.ndimage.uniform_filter1d` and the centred windows
+of pandas. The N frames are those of the video, whether the track has a face in them or not. At the ends of a track and
+beside its gaps, the mean is of fewer faces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import AfterValidator
 
 from common.faces import FaceBatch
 
-MOST_FRAMES = 10_000  # nearly seven minutes at 25 frames/s; what is held grows with it
+MOST_FRAMES = 10_000  # nearly seven minutes at 25 frames/s; memory grows with N
 _BOX = re.compile(r"box:([1-9][0-9]{0,8})")
 
 
@@ -37,7 +37,7 @@ def _known(smoothing: str) -> str:
 
 
 Smoothing = Annotated[str, AfterValidator(_known)]
-"""`box:N`, for configurations."""
+"""`box:N`, as a type for configurations."""
 
 
 def smoothed(
@@ -45,9 +45,8 @@ def smoothed(
 ) -> Iterator[tuple[FaceBatch, NDArray[np.float32]]]:
     """The same batches, with their predictions float32 [M, K] averaged over N frames.
 
-    A batch has one frame or more, each whole, and batches come in order. Every mean is taken of the values
-    themselves, not of a running sum: so it does not depend on how the video was cut into batches, to the last bit.
-    Holds N frames and one batch.
+    Batches come in order and hold one whole frame or more. Each mean is computed from the values, not from a running
+    sum: so it is the same to the last bit, however the video is cut into batches. Holds N frames and one batch.
     """
     frames = frames_of(smoothing)
     waiting: deque[FaceBatch] = deque()
@@ -63,7 +62,7 @@ def smoothed(
 
 
 class _Near:
-    """The predictions that may still enter a mean: frame [R], track [R], values [R, K], in order of frames."""
+    """The predictions that later means may need: frame [R], track [R], values [R, K], in order of frames."""
 
     def __init__(self, before: int, after: int) -> None:
         self.before, self.after = before, after
@@ -92,6 +91,6 @@ class _Near:
         return result
 
     def forget(self, faces: FaceBatch) -> None:
-        """Drop what enters no mean once this batch has left: the next frame comes after its last."""
+        """Drops the predictions that no mean of a frame after this batch needs."""
         kept = int(np.searchsorted(self._frame, int(faces.frame_index[-1]) + 1 - self.before))
         self._frame, self._track, self._values = self._frame[kept:], self._track[kept:], self._values[kept:]

@@ -1,9 +1,9 @@
-"""One video's faces to its rows of the `scores` table: features, predictions of every head, their averages, rows.
+"""From one video's faces to its rows of the `scores` table: features, predictions of every head, smoothing, rows.
 
-A head with windows gets those of each track, and its overlapping predictions are averaged; a head without gets each
-face by itself. Predictions are averaged over frames only if the options say so. Rows leave in order as soon as every
-face of their frames has all its predictions, so what is held depends on the windows, on the frames that are averaged
-over and on how many faces are in sight, never on the length of the video.
+A head with windows gets the windows of each track, and its overlapping predictions are averaged; a head without gets
+single faces. Predictions are smoothed over frames only if the options say so. Rows are given in order, as soon as all
+faces of their frames have all predictions. So memory depends on the length of windows and of smoothing and on the
+number of faces in a frame, but not on the length of the video.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from common.commit.units import Video
 
 RESULTS = 2
-"""The version of what scoring makes of the same faces and the same bundle; it is part of every `model=` id.
+"""The version of scoring's results; it is part of every `model=` id.
 
-Raise it with every change of arithmetic after which the rows of `scores` differ by more than rounding, here, in
-`score.smooth` or in `train.models`: old and new rows must not share a partition. `tests/score/test_results.py` fails
-where it is forgotten.
+Raise it with every change, here, in `score.smooth` or in `train.models`, after which the same faces and bundle give
+rows that differ by more than rounding: old and new rows must not share a partition. `tests/score/test_results.py`
+fails if you forget.
 """
 
 _NO_CROPS = np.zeros((0, 0, 0, 3), np.uint8)
@@ -51,7 +51,7 @@ class Head(Protocol):
 
 
 class Scorer(Encoder, Protocol):
-    """A bundle at work, as `train.models.scoring.load` gives it."""
+    """The networks of a bundle: `train.models.scoring.ScoringModel`."""
 
     @property
     def heads(self) -> Mapping[str, Head]:
@@ -67,9 +67,9 @@ class Scorer(Encoder, Protocol):
 class ScoreOptions:
     """How faces become rows. The sizes of batches trade memory for speed and change no row."""
 
-    batch_size: int = 64  # crops a call of the encoder, and faces a call of heads that take them singly
-    window_batch: int = 8  # windows a call of the other heads
-    table_rows: int = 2_048  # rows gathered before a table leaves; small tables cost more memory than their rows
+    batch_size: int = 64  # crops per call of the encoder, and faces per call of heads without windows
+    window_batch: int = 8  # windows per call of the other heads
+    table_rows: int = 2_048  # rows collected before a table is given; small tables take more memory than their rows
     smooth: str | None = None  # see `score.smooth`
 
 
@@ -77,7 +77,7 @@ class ScoreOptions:
 class _Pending:
     """A batch of frames whose M faces wait for predictions; `slot` is the running number of its first face."""
 
-    faces: FaceBatch  # without crops, which are most of what a face weighs
+    faces: FaceBatch  # without crops, which take most of a face's memory
     slot: int
     predictions: NDArray[np.float32] | None = None  # [M, K], the columns of all tasks side by side
     given: int = 0  # predictions so far, one for each face and group of heads
@@ -146,14 +146,14 @@ class _Stream:
         yield from self._leave()
 
     def _predict_faces(self, group: _Group, features: NDArray[np.float32]) -> None:
-        """Run the group's heads over single faces, several at once; features [M, D]."""
+        """Runs the group's heads on single faces, `batch_size` at a time; features [M, D]."""
         for start in range(0, len(features), self._options.batch_size):
             some = features[start : start + self._options.batch_size, None]
             predictions = self._predicted(group, some, np.ones((len(some), 1), bool))
             self._give(group, self._slot + start + np.arange(len(some)), predictions[:, 0])
 
     def _predict_windows(self, group: _Group, windows: Iterable[Window]) -> None:
-        """Run the group's heads over windows, several at once, and hand on the predictions that are final."""
+        """Runs the group's heads on windows, `window_batch` at a time, and passes finished predictions to the faces."""
         drawn = iter(windows)
         while some := list(islice(drawn, self._options.window_batch)):
             valid = np.stack([window.valid for window in some])
@@ -163,7 +163,7 @@ class _Stream:
                 self._give(group, *final)
 
     def _predicted(self, group: _Group, features: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """What the group's heads say of features [N, w, D], side by side: [N, w, K]."""
+        """The predictions of the group's heads for features [N, w, D], side by side: [N, w, K]."""
         outputs = self._model.predict(group.tasks, features, valid)
         for task in group.tasks:
             named, found = len(self._model.heads[task].outputs), outputs[task].shape[2]
@@ -181,7 +181,7 @@ class _Stream:
         return predictions
 
     def _give(self, group: _Group, slots: NDArray[np.int64], predictions: NDArray) -> None:
-        """Hand the group's predictions [x, K] to the faces with the numbers `slots` [x], which wait for them."""
+        """Gives the group's predictions [x, K] to the waiting faces with the numbers `slots` [x]."""
         for pending in self._pending:
             size = len(pending.faces.row)
             first, last = np.searchsorted(slots, (pending.slot, pending.slot + size))

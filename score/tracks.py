@@ -1,4 +1,4 @@
-"""The faces of one video as windows: a sequence for each track, as far as its windows reach across gaps."""
+"""The faces of one video as windows: one sequence for each track, and a new one after each long gap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Track:
 
 
 class Tracks:
-    """Batches of faces in, windows out, for heads of one windowing. Holds the tracks that may still go on."""
+    """Takes batches of faces and gives windows, for heads of one windowing. Holds the tracks that may still go on."""
 
     def __init__(self, windowing: Windowing) -> None:
         self._windowing = windowing
@@ -34,7 +34,7 @@ class Tracks:
         """
         if not len(faces.frame_index):
             return
-        # Windows need a clock that does not run backwards, whatever the file says; the rows keep the file's times.
+        # Windows need times that never decrease, whatever the file says; the rows keep the file's times.
         clock = np.maximum.accumulate(np.append(self._clock, faces.time_s))[1:]
         self._clock = float(clock[-1])
         for track_id in np.unique(faces.track_id).tolist():

@@ -1,1 +1,1 @@
-"""Faces and labels to model bundles: pretraining, fine-tuning, heads and evaluation."""
+"""From faces and labels to model bundles: pretraining, fine-tuning, heads and evaluation."""

@@ -1,4 +1,4 @@
-"""How good a model is on a split: the faces go the way of scoring, windows, overlap average and all."""
+"""Measures a model on the validation videos. Predictions are made as in scoring, with windows and their averages."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from train.data.windows import Stretch, shown, stretches
 from train.metrics import chance, measure
 from train.models.scoring import ScoringModel
 
-_BATCH = 256  # faces a call of the encoder, or of a head that takes each by itself
-_WINDOWS = 8  # windows a call of a head
+_BATCH = 256  # faces per call of the encoder, or of a head without windows
+_WINDOWS = 8  # windows per call of a head
 
 
 def encode(model: ScoringModel, faces: FaceSet, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -32,10 +32,10 @@ def encode(model: ScoringModel, faces: FaceSet, chosen: NDArray[np.bool_]) -> ND
 
 
 def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
-    """Metrics over the annotated faces of the validation videos, by name, with the chance levels; empty without any.
+    """Metrics by name over the annotated faces of the validation videos, with chance levels; empty if there are none.
 
-    A task without annotated faces has no metrics, and a metric that is not defined is None. Annotated frames in which
-    no face was found, or not a clear one, are not counted (`Join` says how many there are in all splits).
+    A task without annotated faces has no metrics, and a metric that is not defined is None. Annotated frames that are
+    not joined to a face are not counted (`Join` says how many there are in all splits).
     """
     chosen = np.any(list(faces.validation.values()), axis=0)
     if not chosen.any():
@@ -47,7 +47,7 @@ def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
         rows = faces.validation[name] & faces.annotated(name)
         frames[name] = int(rows.sum())
         if frames[name]:
-            # The columns are in the order of `known`, which also numbers the targets. What the head does not give is 0.
+            # Columns are in the order of `known`, which also numbers the targets. Outputs that the head lacks are 0.
             known = TASKS[name].known
             values = np.zeros((len(faces), len(known)))
             values[:, [known.index(output) for output in head.outputs]] = predict(model, name, features, faces, chosen)
@@ -60,7 +60,7 @@ def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
 def predict(
     model: ScoringModel, task: str, features: NDArray[np.float32], faces: FaceSet, chosen: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """float64 [N, K]: what `mien score` would give each of the chosen faces (whole videos), NaN for the others."""
+    """float64 [N, K]: the predictions of `mien score` for the chosen faces (whole videos), NaN for the others."""
     head = model.heads[task]
     values = np.full((len(faces), len(head.outputs)), np.nan)
     if head.windowing is None:
@@ -76,7 +76,7 @@ def predict(
 def _over_windows(
     model: ScoringModel, task: str, features: NDArray[np.float32], stretch: Stretch, windowing: Windowing
 ) -> NDArray[np.float64]:
-    """float64 [m, K], a prediction for each of the stretch's faces."""
+    """float64 [m, K]: the predictions for the stretch's faces."""
     seen = shown(stretch, windowing)
     inputs, valid = windows.cut(features[stretch.held], seen, windowing.window, windowing.stride)
     outputs = _called(model, task, inputs, valid, _WINDOWS)
@@ -88,6 +88,6 @@ def _over_windows(
 def _called(
     model: ScoringModel, task: str, inputs: NDArray[np.float32], valid: NDArray[np.bool_], size: int
 ) -> NDArray[np.float32]:
-    """The head's predictions [n, w, K] for [n, w, D], `size` of them a call."""
+    """The head's predictions [n, w, K] for inputs [n, w, D], with `size` windows per call."""
     calls = [model.predict([task], inputs[i : i + size], valid[i : i + size]) for i in range(0, len(inputs), size)]
     return np.concatenate([call[task] for call in calls])

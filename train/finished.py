@@ -1,4 +1,4 @@
-"""The results of finished stages, kept in a run's work folder, so that a run that was cut off need not repeat them."""
+"""The results of finished stages, kept in the work folder, so that a run that is started again does not repeat them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MADE_FROM = "mien.made_from"
 
 
 class Finished:
-    """A file of weights per stage, which says by a digest what it was made from: recipe and data."""
+    """One file of weights per stage. Its metadata has the digest of the recipe and the data that it was made from."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def restore(self, stage: str, made_from: str, model: nn.Module) -> bool:
-        """Loads the stage's weights if they are there and were made from `made_from`; says whether they were."""
+        """Loads the stage's weights into `model` if they were made from `made_from`. Returns whether it did."""
         file = self.file(stage)
         try:
             with safe_open(file, "pt") as stored:
@@ -36,7 +36,7 @@ class Finished:
         return True
 
     def keep(self, stage: str, made_from: str, model: nn.Module) -> None:
-        """Puts the stage's weights in place of older ones; the file is whole at any moment."""
+        """Saves the stage's weights in place of older ones; a kill leaves the old file or the new one."""
         file = self.file(stage)
         scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
         try:

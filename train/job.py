@@ -1,4 +1,4 @@
-"""`mien train`: a lake's faces and labels to a bundle. Every stage of a recipe, one after the other, in one process."""
+"""`mien train`: makes a bundle from a lake's faces and labels. Runs all stages of a recipe in one process."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
 
 
 def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
-    """Both as absolute paths. Checks now what would otherwise fail at the end of a long run."""
+    """Both as absolute paths. Checks now what else would fail only at the end of a long run."""
     out = Path(os.path.abspath(out))
     folder.check_destination(out)
     work = out.with_name(f"{out.name}.train") if work is None else Path(os.path.abspath(work))
@@ -87,7 +87,7 @@ def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
 
 
 def _probe(wanted: Path, home: Path, option: str) -> None:
-    """Makes and removes a folder in `home`: only that shows for certain that one can be made."""
+    """Makes and removes a folder in `home`, the only sure test that one can be made there. Raises `UsageError`."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         os.rmdir(tempfile.mkdtemp(prefix=f".{wanted.name}.", dir=home))

@@ -1,7 +1,7 @@
-"""One training loop, DeepSpeed's engine around any objective.
+"""The training loop: DeepSpeed's engine around any objective.
 
-ZeRO is DeepSpeed's; the optimiser is torch's own AdamW, handed in, so nothing is compiled at run time. Learning rate,
-order of examples, masks, dropout and augmentation are functions of the seed and the step.
+DeepSpeed does ZeRO; the optimiser is torch's own AdamW, so that nothing is compiled at run time. Learning rate, order
+of examples, masks, dropout and augmentation depend only on the seed and the step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common.progress import Progress
 from train.objectives import Batch, Objective
 from train.recipe import StageOptions
 
-_LOGGED = 50  # lines of the log a stage
+_LOGGED = 50  # log lines per stage
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Session:
     zero: int
     precision: str  # float32 or bfloat16
     device: str
-    work: Path  # where each stage leaves its log, <stage>.jsonl: lines of loss and learning rate
+    work: Path  # the folder of each stage's log, <stage>.jsonl: loss and learning rate
 
 
 def resolve_precision(wanted: str, device: str) -> str:
-    """`auto` is bfloat16 on a GPU or processor that multiplies it in hardware, elsewhere float32."""
+    """`auto` means bfloat16 if the GPU or processor multiplies it in hardware, else float32."""
     if wanted != "auto":
         return wanted
     capabilities = torch.cpu.get_capabilities()
@@ -54,7 +54,7 @@ def resolve_precision(wanted: str, device: str) -> str:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """A process group of this process alone, with DeepSpeed on it, for as long as the block lasts."""
+    """A process group of this process alone, for the block, with DeepSpeed initialised on it."""
     environment.LOCAL_RANK.set_default("0")
     environment.DS_ACCELERATOR.set_default("cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
@@ -70,7 +70,7 @@ def process_group() -> Iterator[None]:
         yield
         dist.barrier()
     finally:
-        deepspeed.comm.destroy_process_group()  # torch's would not tell DeepSpeed that its groups are gone
+        deepspeed.comm.destroy_process_group()  # not torch's: DeepSpeed would not know that its groups are gone
 
 
 def learning_rate(step: int, stage: StageOptions) -> float:
@@ -89,10 +89,10 @@ def fit(
     session: Session,
     frames: int,
 ) -> None:
-    """Trains the objective in place for `stage.steps` steps.
+    """Trains the objective in place for `stage.steps` steps. Call it inside `process_group`.
 
-    `batch_at(step)` gives each batch, which shows `frames` frames. Call in `process_group`. Raises MienError when the
-    loss or a gradient is no longer finite.
+    `batch_at(step)` gives the batch of a step; `frames`: how many frames a batch has, for the progress bar. Raises
+    MienError if the loss or a gradient is not finite.
     """
     engine = _engine(objective, stage, session)
     started = time.monotonic()
@@ -118,7 +118,7 @@ def fit(
                 lines.write(json.dumps(line | {"wall_s": round(time.monotonic() - started, 3)}) + "\n")
     engine.destroy()
     del engine
-    gc.collect()  # the engine and its hooks refer to one another: without this they stay in memory
+    gc.collect()  # the engine and its hooks refer to each other, so only the garbage collector frees them
     objective.zero_grad(set_to_none=True)
 
 
@@ -141,7 +141,7 @@ def _engine(objective: Objective, stage: StageOptions, session: Session) -> Any:
             "train_micro_batch_size_per_gpu": stage.batch,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": stage.clip,
-            # Gradients copied into one buffer keep a GPU's memory whole; on a CPU the copy only costs, 15 % of a step.
+            # On a GPU, one buffer for all gradients avoids fragmented memory. On a CPU the copy costs 15 % of a step.
             "zero_optimization": {"stage": session.zero, "contiguous_gradients": session.device != "cpu"},
             "torch_autocast": {"enabled": session.precision == "bfloat16", "dtype": "bfloat16"},
             "steps_per_print": stage.steps + 1,
@@ -151,7 +151,7 @@ def _engine(objective: Objective, stage: StageOptions, session: Session) -> Any:
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and tokens decay, as in MAE's code; biases and norms do not."""
+    """Parameter groups: matrices and tokens have weight decay, as in MAE's code; biases and norms do not."""
     decaying: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in model.named_parameters():

@@ -14,7 +14,7 @@ def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """Sum over the columns of 1 - CCC; predictions and labels float [..., K], labels NaN where not annotated.
 
     CCC = 2 cov / (var_x + var_y + (mean_x - mean_y)^2) over all annotated frames of the batch (Lin 1989). Covariance
-    and variances are means: the ABAW papers print the covariance without its 1/N, which must be a slip.
+    and variances are means; the ABAW papers print the covariance without its 1/N, surely by mistake.
     """
     known = ~labels.isnan()
     count = known.sum(dim=tuple(range(labels.ndim - 1))).clamp(min=1)
@@ -47,7 +47,7 @@ def action_unit_loss(predictions: Tensor, labels: Tensor) -> Tensor:
 def masked_patch_loss(rebuilt: Tensor, patches: Tensor, hidden: Tensor, *, normalise: bool = False) -> Tensor:
     """Mean squared error of hidden patches; rebuilt and patches [B, L, P], hidden bool [B, L] (He et al. 2021).
 
-    `normalise`: against each patch made zero-mean and unit-variance, which their code calls norm_pix.
+    `normalise`: the target is each patch made zero-mean and unit-variance, which their code calls norm_pix.
     """
     target = patches.float()
     if normalise:

@@ -1,4 +1,4 @@
-"""The metrics of the ABAW protocol, and what chance would reach. NumPy only.
+"""The metrics of the ABAW protocol, and their chance levels. NumPy only.
 
 Each metric pools the annotated frames of all videos; none is a mean over videos. Frames without a label (NaN, or -1 for
 integers) never count.
@@ -20,7 +20,7 @@ from common.tasks import TASKS
 def ccc(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Lin's concordance correlation coefficient of two series of one shape; labels NaN where not annotated.
 
-    NaN without frames, or where both sides are one and the same constant.
+    NaN without frames, or if both series are the same constant.
     """
     x, y = np.asarray(predictions, np.float64).ravel(), np.asarray(labels, np.float64).ravel()
     known = ~np.isnan(y)
@@ -93,7 +93,7 @@ def measure(task: str, predictions: NDArray, targets: NDArray) -> dict[str, floa
 
 @dataclass(frozen=True)
 class Chance:
-    """What a guess without looking at any face reaches: expected values for large N. The CCC of a constant is 0."""
+    """What guessing without looking at a face would reach: expected values for large N. The CCC of a constant is 0."""
 
     ccc: float
     expression_f1_majority: float

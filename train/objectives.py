@@ -1,4 +1,4 @@
-"""What is trained: an objective is a model and its loss. The loop knows nothing else of it."""
+"""What is trained: an objective is a model with its loss. The training loop knows nothing else about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run is: one file, checked as a whole before anything starts."""
+"""The recipe of a training run: one file, checked as a whole before anything starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.models.vit import DecoderOptions
 
 
 class Selection(Config):
-    """Which labels and faces of a lake; `validation` is a pattern of videos' names."""
+    """Which labels and faces of a lake to use; `validation`: a pattern for the names of videos."""
 
     dataset: str | None = Field(None, description="labels of this dataset; the only one in the lake unless named")
     archive: str | None = Field(None, description="faces of this archive; the only one in the lake unless named")
@@ -29,13 +29,13 @@ class Selection(Config):
 
 
 class DataOptions(Selection):
-    """The same with the videos to train on, a pattern of names too."""
+    """The same, with a pattern for the videos to train on."""
 
     train: str = Field("*", description="labels of training videos with such names, a pattern")
 
 
 class AugmentOptions(Config):
-    """Changes of a picture that leave its labels true."""
+    """Random changes of pictures that keep their labels valid."""
 
     shift: int = Field(0, ge=0, description="farthest move in either direction, px of the encoder's input")
     flip: bool = Field(False, description="mirror every other picture")

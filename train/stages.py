@@ -42,9 +42,9 @@ class Trained:
 
 
 class Stages:
-    """One run's stages: "mae", "finetune", then one for the head of each task, named like it.
+    """The stages of a run: "mae", "finetune", then one for the head of each task, with the task's name.
 
-    What is random in each follows from the seed alone.
+    All random choices depend on the seed alone.
     """
 
     def __init__(self, recipe: Recipe, faces: FaceSet, session: loop.Session) -> None:
@@ -65,7 +65,7 @@ class Stages:
         }
 
     def run(self) -> Trained:
-        """Call in `loop.process_group`."""
+        """Runs all stages. Call it inside `loop.process_group`."""
         if self._recipe.mae is not None and self._init is None:
             self._pretrain(self._recipe.mae)
         self._finetune(self._recipe.finetune)
@@ -151,13 +151,14 @@ class Stages:
 
     @cached_property
     def _features(self) -> Tensor:
-        """float32 [N, D] of the training faces, from the fine-tuned encoder as scoring runs it: in float32."""
+        """float32 [N, D]: features of the training faces from the fine-tuned encoder, in float32 as in scoring."""
         wanted = np.any([self._faces.train[task] for task in self._recipe.stages], axis=0)
         model = ScoringModel(self._encoder, {}, self._recipe.preprocess, self._session.device)
         return torch.from_numpy(encode(model, self._faces, wanted))
 
 
 def _start_from(encoder: nn.Module, file: Path) -> str:
+    """Loads the weights in `file`; returns the file's SHA-256."""
     try:
         encoder.load_state_dict(load_file(file))
         return hashlib.sha256(file.read_bytes()).hexdigest()

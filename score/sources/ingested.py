@@ -1,4 +1,4 @@
-"""Faces that are ingested, read back from the lake as a stream per video."""
+"""Ingested faces, read from the lake as one stream per video."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def _described(crop: Crop) -> str:
 
 
 class IngestedFaces:
-    """A source of faces for the scoring of videos, as `ingest.source.FaceSource` is.
+    """Gives the faces of videos, like `ingest.source.FaceSource`, but from the lake.
 
-    In memory: 36 bytes for each ingested video, and the ledger record of one unit at a time.
+    Memory: 36 bytes for each ingested video, and the ledger record of one unit.
     """
 
     def __init__(self, ingested: Ingested) -> None:
@@ -97,11 +97,11 @@ class IngestedFaces:
         self._record: LedgerRecord | None = None
 
     def prefetch(self, video: Video) -> None:
-        """Nothing: parts are read where they lie."""
+        """Does nothing: parts are not downloaded."""
 
     @contextmanager
     def open(self, video: Video, beat: Callable[[int], None] | None = None) -> Iterator[IngestedStream]:
-        """The video's ingested faces. They are read at once, so `beat` is never called."""
+        """The video's ingested faces. Nothing has to be waited for, so `beat` is never called."""
         record = self._record_of(video)
         found = [outcome for outcome in record.videos if outcome.video_id == video.video_id] if record else []
         if record is None or not found or found[0].row["status"] == "failed":
@@ -113,7 +113,7 @@ class IngestedFaces:
         yield IngestedStream(lake, outcome, [lake.part_key(partition, record.unit, n) for n in outcome.pieces])
 
     def _record_of(self, video: Video) -> LedgerRecord | None:
-        """Of the unit that the video was ingested in, if it is committed."""
+        """The ledger record of the unit that the video was ingested in, if the unit is committed."""
         at = int(np.searchsorted(self._ids, video.video_id.encode()))
         if at == len(self._ids) or self._ids[at].decode() != video.video_id:
             return None
@@ -128,7 +128,7 @@ class IngestedFaces:
 
 
 class IngestedStream:
-    """One video's rows of `faces`, some frames at a time."""
+    """One video's rows of `faces`, in batches of whole frames."""
 
     def __init__(self, lake: Lake, outcome: Outcome, keys: list[str]) -> None:
         self._lake, self._outcome, self._keys = lake, outcome, keys
@@ -160,7 +160,7 @@ class IngestedStream:
                         yield rows.filter(pc.equal(rows["video_id"], wanted)).cast(FACES)
 
     def account(self) -> dict[str, Any]:
-        """Columns of the `videos` table, as ingestion found them."""
+        """The columns of the `videos` table, copied from ingestion."""
         kept = (
             *("status", "reason", "message", "container", "codec", "width", "height", "fps", "rotation"),
             *("frames", "frames_with_face", "tracks", "duration_s", "decoder"),

@@ -1,4 +1,4 @@
-"""Changes of pictures that leave their labels true, on whole batches of uint8."""
+"""Random changes of pictures that keep their labels valid, on whole batches of uint8."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from train.recipe import AugmentOptions
 
 
 def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """uint8 [B, C, s, s] -> the same shape, each picture changed by itself.
+    """uint8 [B, C, s, s] -> the same shape; each picture gets its own random change.
 
-    A shift repeats the pixels of the edge. Labels have no side, so a mirrored face keeps them.
+    A shift repeats the pixels of the edge. No label names a side of the face, so a mirrored face keeps its labels.
     """
     count, side = len(images), images.shape[-1]
     if options.shift:

@@ -38,9 +38,9 @@ class FaceSet:
 
     video: int32 [N], number in `names`; track_id, frame_index: int32 [N]; time_s: float64 [N]. labels: by task, the
     targets that `common.tasks` makes of annotations, a row for each face. train, validation: by task, bool [N], the
-    faces of videos of that split and pattern; no video is in both. withheld: videos with training labels whose faces
-    the encoder must not see, as they validate a task. pictures: uint8 [P, C, s, s], what `prepare` makes, in the order
-    of the parts; picture: int64 [N], the place of each face in it. origin: what a bundle says of the data.
+    faces of videos of that split and pattern; no video is in both. withheld: videos with training labels that the
+    encoder must not see, because they validate a task. pictures: uint8 [P, C, s, s], made by `prepare`, in the order of
+    the parts; picture: int64 [N], the index of each face in `pictures`. origin: the bundle's record of the data.
     """
 
     pictures: NDArray[np.uint8]
@@ -67,11 +67,11 @@ class FaceSet:
         return self.pictures[self.picture[rows]]
 
     def annotated(self, task: str) -> NDArray[np.bool_]:
-        """bool [N]: the faces that have a label of the task, from the split that their video is in."""
+        """bool [N]: the faces with a label of the task, from the split that their video is in."""
         return TASKS[task].annotated(self.labels[task])
 
     def for_encoder(self) -> NDArray[np.bool_]:
-        """bool [N]: the faces of videos that train a task and validate none, as all tasks share the encoder."""
+        """bool [N]: the faces of videos that train a task and validate none, because all tasks share the encoder."""
         return np.any(list(self.train.values()), axis=0) & ~np.any(list(self.validation.values()), axis=0)
 
 
@@ -88,8 +88,8 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
     faces = faces.reset_index(drop=True)
     labels["subject"] = subjects(labels)
     named = _named(labels, data)
-    # A video with one person in each split only validates: both stand before the same background, which a model could
-    # learn from the one and recognise with the other.
+    # A video with one person in each split is used for validation only: both have the same background, which a model
+    # could learn with one person and recognise with the other.
     splits = {task: (train - validation, validation) for task, (train, validation) in named.items()}
     values = [column for task in TASKS.values() for column in task.label_columns]
     known = labels.dropna(how="all", subset=values).reset_index(drop=True)
@@ -127,7 +127,7 @@ Splits = dict[str, tuple[set[str], set[str]]]
 
 
 def _named(labels: pd.DataFrame, data: DataOptions) -> Splits:
-    """By task, the names of the videos with training and with validation labels, as far as the patterns want them."""
+    """By task, the names of the videos with training labels and with validation labels that match the patterns."""
 
     def of(task: str, split: str, pattern: str) -> set[str]:
         names = labels.loc[labels[f"split_{task}"] == split, "base_video"].unique()
@@ -137,7 +137,7 @@ def _named(labels: pd.DataFrame, data: DataOptions) -> Splits:
 
 
 def _values(labels: pd.DataFrame, joined: NDArray[np.int64], splits: Splits) -> dict[str, NDArray]:
-    """By task the targets of each face's label, where that is of the split that its video is in."""
+    """By task, the target of each face: that of its label, if the label is from the split that its video is in."""
     found = {}
     for name, (train, validation) in splits.items():
         targets = TASKS[name].targets(labels)
@@ -183,7 +183,7 @@ def _partition(lake: Lake, data: Selection) -> Partition:
 
 
 def _ingest(lake: Lake, source: Partition) -> Any:
-    """How the faces were made: detector, decoder and all, as their job recorded it."""
+    """The configuration of the job that made the faces, None if the lake has lost it."""
     try:
         return json.loads(lake.store.read(lake.config_key(source)))
     except NotFound:
@@ -195,8 +195,8 @@ def _faces(
 ) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
     """Keys and pictures of all faces in the order of the parts.
 
-    Each picture is written once, into an array with room for every row. Rows without a face leave the end of it empty:
-    memory that is never written costs nothing.
+    Each picture is written once, into an array with a place for every row. Rows without a face leave places at the end
+    unused; memory that is never written is not allocated.
     """
     room = 0
     for part in parts:
@@ -219,7 +219,7 @@ def _faces(
 
 
 def _crops(lake: Lake, part: str, size: int) -> Iterator[tuple[pd.DataFrame, NDArray[np.uint8]]]:
-    """The faces of a part, some at a time: their keys and their crops, uint8 [B, size, size, 3]."""
+    """The faces of a part in batches: their keys and their crops, uint8 [B, size, size, 3]."""
     with lake.store.open_input(part) as file:
         for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=[*_KEYS, "crop"]):
             batch = batch.filter(batch["crop"].is_valid())

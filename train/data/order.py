@@ -1,4 +1,4 @@
-"""Which examples a step sees: a function of the seed and the step alone, so that every run sees the same."""
+"""The examples of each training step. They depend on the seed and the step alone, so every run takes the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def batch_indices(count: int, batch: int, step: int, seed: int) -> NDArray[np.int64]:
-    """int64 [batch] below `count`: the `step`-th slice of one epoch after another, each in an order of its own."""
+    """int64 [batch], indices below `count`: slice number `step` of all epochs in a row, each in a new random order."""
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs, places = np.divmod(positions, count)
     chosen = np.empty(batch, np.int64)

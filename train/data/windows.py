@@ -1,4 +1,4 @@
-"""The faces of a set as a head takes them: in windows, cut exactly as scoring cuts them, or one by one."""
+"""The faces of a set as a head takes them: in windows, cut exactly as in scoring, or one by one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from train.data.faces import FaceSet
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """A track without a long gap: `faces` [m], its rows of the face set at `places` [m] on the grid.
+    """A track, or the part of one between two long gaps, on the grid of `common.windows`.
 
-    Each of the n grid points holds the face `held` int64 [n], which is its own where `own` bool [n].
+    faces: int64 [m], its rows of the face set; places: float64 [m], where they are on the grid. For each of the n grid
+    points: held int64 [n], the row of the face set at or before it; own bool [n], whether that face is at this point.
     """
 
     faces: NDArray[np.int64]
@@ -28,10 +29,10 @@ class Stretch:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """k windows, or single faces (w = 1): the row of the face set at each position, int64 [k, w]; valid and labelled
-    bool [k, w].
+    """k windows, or single faces (w = 1). rows: int64 [k, w], the row of the face set at each position; valid and
+    labelled: bool [k, w].
 
-    Only a frame's own grid point has labels: the repeats that fill a gap teach nothing.
+    Only a frame's own grid point has labels, not the points that repeat it to fill a gap.
     """
 
     rows: NDArray[np.int64]
@@ -43,7 +44,7 @@ class Examples:
 
 
 def stretches(faces: FaceSet, chosen: NDArray[np.bool_], windowing: Windowing) -> Iterator[Stretch]:
-    """The stretches of the chosen faces (whole videos), in the order of the face set."""
+    """The stretches of the chosen faces (which must be whole videos), in the order of the face set."""
     rows = np.flatnonzero(chosen)
     if not len(rows):
         return
@@ -63,7 +64,7 @@ def shown(stretch: Stretch, windowing: Windowing) -> NDArray[np.bool_]:
 
 
 def cut(stretch: Stretch, windowing: Windowing) -> Examples:
-    """The windows of one stretch: its last one padded, with the padding not valid."""
+    """The windows of one stretch. The last one is padded; the padding is not valid."""
     starts = windows.starts(len(stretch.held), windowing.window, windowing.stride)
     grid = starts[:, None] + np.arange(windowing.window)
     inside, point = grid < len(stretch.held), np.minimum(grid, len(stretch.held) - 1)
@@ -71,7 +72,7 @@ def cut(stretch: Stretch, windowing: Windowing) -> Examples:
 
 
 def training_examples(faces: FaceSet, task: str, windowing: Windowing | None) -> Examples:
-    """What a head is trained on: the task's training videos, without windows or faces that nobody annotated."""
+    """The examples that a head is trained on: from the task's training videos, those with at least one label."""
     chosen, annotated = faces.train[task], faces.annotated(task)
     if windowing is None:
         rows = np.flatnonzero(chosen & annotated)[:, None]

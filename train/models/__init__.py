@@ -1,1 +1,1 @@
-"""Networks: encoders and heads by kind (`registry`), and a whole bundle at work (`scoring`)."""
+"""Networks: encoders and heads by kind (`registry`), and the use of a whole bundle (`scoring`)."""

@@ -1,4 +1,4 @@
-"""One linear layer from the feature of a face to its prediction; no face sees another."""
+"""One linear layer from the feature of a face to its prediction; each face by itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LinearOptions(HeadOptions):
 
 
 class LinearHead(nn.Module):
-    """features [N, w, D] -> [N, w, K], before any activation; whatever is valid, each position is by itself."""
+    """features [N, w, D] -> [N, w, K], before any activation. Positions are independent, so `valid` is not used."""
 
     def __init__(self, options: LinearOptions, features: int, outputs: int) -> None:
         super().__init__()

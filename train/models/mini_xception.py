@@ -1,8 +1,8 @@
 """mini-XCEPTION: residual blocks of separable convolutions, 57,000 weights (Arriaga et al. 2017, "Real-time
 Convolutional Neural Networks for Emotion and Gender Classification").
 
-Built as Keras builds it, so that weights that were trained there fit: `padding="same"` with a stride of 2 puts the odd
-pixel of padding at the lower and right edges, and batch normalisation adds 0.001 to the variance.
+Details are as in Keras, so that weights trained there fit: with a stride of 2, `padding="same"` puts the odd pixel of
+padding at the lower and right edges, and batch normalisation adds 0.001 to the variance.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MiniXception(nn.Module):
 
 
 class _Block(nn.Module):
-    """Halves the picture: two separable convolutions and their local maxima, and a shortcut of one convolution."""
+    """Halves the picture: two separable convolutions with max pooling, plus a shortcut of one convolution."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Block(nn.Module):
 
 
 class _Separable(nn.Module):
-    """A convolution within each channel, one across the channels, and the normalisation."""
+    """A convolution within each channel, one across channels, and batch normalisation."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def _norm(width: int) -> nn.BatchNorm2d:
 
 
 def _halve(x: Tensor) -> Tensor:
-    """The maxima of 3x3 pixels, two apart: [B, C, s, s] -> [B, C, ceil(s / 2), ceil(s / 2)]."""
+    """Max pooling of 3x3 pixels with a stride of 2: [B, C, s, s] -> [B, C, ceil(s / 2), ceil(s / 2)]."""
     before, after = x.shape[-1] % 2, 1
     padded = nn.functional.pad(x, (before, after, before, after), value=-torch.inf)
     return nn.functional.max_pool2d(padded, 3, stride=2)

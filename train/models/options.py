@@ -1,4 +1,4 @@
-"""What every encoder and every head has: a class of options that builds its network."""
+"""The interface of every encoder and every head: a class of options that builds the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EncoderOptions(Config, ABC):
-    """Pictures to features. A kind gives `kind` a `Literal` type and its own name as default."""
+    """An encoder, from pictures to features. Each kind declares `kind` as a `Literal` with its own name as default."""
 
     kind: str
 
@@ -26,19 +26,19 @@ class EncoderOptions(Config, ABC):
     @property
     @abstractmethod
     def input(self) -> tuple[int, int]:
-        """The pictures that the encoder takes: channels, and side in pixels."""
+        """The pictures that the encoder takes: (channels, side in pixels)."""
 
     @property
     @abstractmethod
     def features(self) -> int:
-        """Width of a feature."""
+        """D, the length of a feature."""
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Pictures float [B, C, s, s] -> features float [B, D]."""
+        """The network, with random weights: pictures float [B, C, s, s] -> features float [B, D]."""
 
     def load(self, file: Path, device: str) -> nn.Module:
-        """What `build` gives, on a device, with the weights in the file of a bundle.
+        """The network on `device`, with the weights in a file of a bundle.
 
         Raises RuntimeError or ValueError for weights that do not fit.
         """
@@ -49,27 +49,27 @@ class EncoderOptions(Config, ABC):
         return network.to(device)
 
     def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
-        """A network that holds the encoder as `.encoder` and rebuilds what is masked; only if `can_be_masked`."""
+        """A network with the encoder as `.encoder` that rebuilds masked patches. Only if `can_be_masked`."""
         raise NotImplementedError
 
 
 class HeadOptions(Config, ABC):
-    """Features to the values of a task. A kind gives `kind` a `Literal` type and its own name as default."""
+    """A head, from features to the values of a task. Each kind declares `kind` as a `Literal` with its own name."""
 
     kind: str
     windowing: Windowing | None
-    """The windows that the head takes; None: it takes each face by itself."""
+    """The windows that the head takes; None: single faces."""
 
     @abstractmethod
     def build(self, features: int, outputs: int) -> nn.Module:
-        """features float [N, w, D] and valid bool [N, w] (one True a window at least) -> values [N, w, K], raw.
+        """The network: features float [N, w, D] and valid bool [N, w] -> raw values [N, w, K].
 
-        w is the window, or 1 for a head that takes each face by itself.
+        Each window has at least one valid position. w is the window's length, or 1 for single faces.
         """
 
 
 def part(options: EncoderOptions | HeadOptions, name: str) -> dict[str, Any]:
-    """What a bundle's manifest says of the network `name` that these options build."""
+    """The entry in a bundle's manifest for the network `name` that these options build."""
     chosen = options.model_dump(mode="json", exclude={"kind"})
     return {"kind": options.kind, "options": chosen, "file": weights_file(name)}
 

@@ -17,7 +17,7 @@ def channels(options: Preprocess) -> int:
 
 
 def prepare(crops: NDArray[np.uint8], options: Preprocess) -> NDArray[np.uint8]:
-    """Aligned crops uint8 RGB [B, S, S, 3] -> uint8 [B, C, s, s], cut, made grey and scaled; what training keeps."""
+    """Aligned crops uint8 RGB [B, S, S, 3] -> uint8 [B, C, s, s]: cut, made grey if wanted, and scaled."""
     x, y, side = options.crop
     out = np.empty((len(crops), channels(options), options.size, options.size), np.uint8)
     for each, crop in zip(out, crops, strict=True):

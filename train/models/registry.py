@@ -1,4 +1,4 @@
-"""The encoders and heads that there are. A new one is a module with its options and network, and a line here."""
+"""All encoders and heads, by kind. A new one is a module with its options and network, and a line here."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HEADS: Kinds[HeadOptions] = Kinds(
 )
 
 AnyEncoder = Annotated[EncoderOptions, ENCODERS]
-"""In a configuration: the options of an encoder of any kind."""
+"""A type for configurations: the options of an encoder of any kind."""
 AnyHead = Annotated[HeadOptions, HEADS]
-"""In a configuration: the options of a head of any kind."""
+"""A type for configurations: the options of a head of any kind."""
 
 
 def check_kinds(bundle: Bundle) -> None:
-    """Raises UsageError for a bundle with an encoder or a head of a kind that is not here."""
+    """Raises UsageError for a bundle with an encoder or a head of an unknown kind."""
     _check(ENCODERS, bundle.manifest.encoder, bundle)
     for head in bundle.manifest.heads.values():
         _check(HEADS, head, bundle)

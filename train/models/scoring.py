@@ -1,4 +1,4 @@
-"""A bundle at work: crops to features, features to predictions."""
+"""Runs the networks of a bundle: from crops to features, from features to predictions."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a task: its network, the names of its outputs in order, and the windows that it takes.
-
-    Without `windowing` it takes each face by itself.
-    """
+    """The head of a task: its network, the names of its outputs in order, and its windows (None: single faces)."""
 
     network: nn.Module
     outputs: tuple[str, ...]
@@ -42,10 +39,10 @@ class Head:
 class ScoringModel:
     """An encoder and a head per task, in evaluation mode.
 
-    What a face or a window gets does not depend on what shares its batch: within 1e-4 in float32. In bfloat16 features
-    (of unit variance) and predictions are within 0.1 of float32's, whatever the batch; on the 1,920 held-out faces of
-    the demo the largest differences were 0.07 of a feature, 0.02 of valence and arousal, 0.07 of an expression's
-    probability and 0.04 of an action unit's, and 0.7 % of the frames got another most probable expression.
+    Results do not depend on what else is in the batch: within 1e-4 in float32. In bfloat16, features (of unit variance)
+    and predictions are within 0.1 of float32's. On the 1,920 held-out faces of the demo, the largest differences were
+    0.07 for a feature, 0.02 for valence and arousal, 0.07 for an expression's probability and 0.04 for an action
+    unit's; 0.7 % of the frames got another most probable expression.
     """
 
     def __init__(
@@ -79,8 +76,8 @@ class ScoringModel:
     ) -> dict[str, NDArray[np.float32]]:
         """features float32 [N, w, D] and valid bool [N, w] -> for each of the tasks float32 [N, w, K], activated.
 
-        w is the window of the tasks' heads, 1 without one; K are the head's outputs. What stands where not valid means
-        nothing.
+        w is the window of the tasks' heads, or 1 for single faces; K is the number of the head's outputs. Values at
+        positions that are not valid are meaningless.
         """
         with torch.inference_mode(), self._precision():
             inputs = torch.from_numpy(features).to(self._device)
@@ -95,7 +92,7 @@ class ScoringModel:
 def load(bundle: Bundle, device: str = "cpu", dtype: str = "float32") -> ScoringModel:
     """The networks of a bundle; dtype "float32" or "bfloat16".
 
-    Raises UsageError for a kind that is not there, for options that it does not have and for weights that do not fit.
+    Raises UsageError for an unknown kind, for options that the kind does not have, and for weights that do not fit.
     """
     check_kinds(bundle)
     manifest = bundle.manifest

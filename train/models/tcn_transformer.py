@@ -1,8 +1,8 @@
 """From a window of features to a prediction per frame: TCN -> Transformer encoder -> MLP, one model per task.
 
-Sizes and initial values that "Boosting Continuous Emotion Recognition with Self-Pretraining using Masked Autoencoders,
-TCN and Transformers" (ABAW6, section 3) leaves open are those of its authors' code. That code also has weight
-normalisation in the TCN and BatchNorm in the head: `weight_norm: true` and `norm: batch`.
+After "Boosting Continuous Emotion Recognition with Self-Pretraining using Masked Autoencoders, TCN and Transformers"
+(ABAW6, section 3). Sizes and initial values that it leaves open are those of its authors' code. That code also has
+weight normalisation in the TCN and BatchNorm in the head: `weight_norm: true` and `norm: batch`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class WeightNormConv1d(nn.Conv1d):
 
 
 class _CausalBlock(nn.Module):
-    """Two dilated convolutions that see the past only, and a residual."""
+    """Two dilated convolutions that see only the past, and a residual connection."""
 
     def __init__(self, width_in: int, width: int, dilation: int, options: TcnTransformerOptions) -> None:
         super().__init__()
@@ -96,10 +96,10 @@ class _FrameBatchNorm(nn.Module):
 
 
 class TcnTransformer(nn.Module):
-    """features [N, w, D] and valid bool [N, w] (one True a window at least) -> [N, w, K], before any activation.
+    """features [N, w, D] and valid bool [N, w] (at least one True per window) -> [N, w, K], before any activation.
 
-    What stands at positions that are not valid has no part in any valid output: the convolutions see zeros there,
-    attention and normalisation nothing. The Transformer has no positional encoding, as in the authors' code.
+    Positions that are not valid do not affect valid outputs: convolutions see zeros there, and attention leaves them
+    out. The Transformer has no positional encoding, as in the authors' code.
     """
 
     def __init__(self, options: TcnTransformerOptions, features: int, outputs: int) -> None:

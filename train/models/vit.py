@@ -1,10 +1,9 @@
 """A Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"), and masked autoencoding with it
 (He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners").
 
-Blocks and the names of their parameters are those of timm, whose weights fit; importing timm would take two seconds.
-
-Position tables are fixed sine-cosine buffers, so neither saved nor trained. Patches are gathered before they are
-embedded: in pretraining the encoder never touches the masked ones.
+Blocks and the names of their parameters are those of timm, so that its weights fit; importing timm would take two
+seconds. Position tables are fixed sine-cosine buffers, neither saved nor trained. Patches are selected before they are
+embedded: in pretraining the encoder does not compute the masked ones.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class VitOptions(EncoderOptions):
 
 
 class DecoderOptions(Config):
-    """Shape of the decoder that pretraining throws away; the defaults are the paper's."""
+    """Shape of the decoder, which is dropped after pretraining; the defaults are the paper's."""
 
     dim: int = Field(512, gt=0, multiple_of=4, description="width of a token")
     depth: int = Field(8, ge=1, description="blocks")
@@ -68,9 +67,9 @@ class DecoderOptions(Config):
 
 
 class Vit(nn.Module):
-    """Pictures float [B, C, S, S] -> features float [B, D]: patch tokens through the blocks, their mean normalised.
+    """Pictures float [B, C, S, S] -> features float [B, D]: the normalised mean of the patch tokens after all blocks.
 
-    The class token is carried along, as the paper does, and left out of the mean (its `global_pool`).
+    As in the paper, there is a class token, which the mean leaves out (`global_pool` in the authors' code).
     """
 
     positions: Tensor
@@ -107,7 +106,7 @@ class Vit(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """An encoder that sees some patches, and a decoder that rebuilds the others.
 
-    The norm between them is its own, so that the encoder's belongs to the pooled features alone.
+    The norm between them is not the encoder's own, which is for the pooled features only.
     """
 
     decoder_positions: Tensor
@@ -133,9 +132,9 @@ class MaskedAutoencoder(nn.Module):
         return patchify(images, self.encoder.options.patch)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [B, C, S, S] and noise [B, L] -> rebuilt patches [B, L, P] and mask bool [B, L], True where hidden.
+        """Pictures [B, C, S, S] and noise [B, L] -> rebuilt patches [B, L, P] and mask bool [B, L], True where masked.
 
-        The patches with the least noise are seen.
+        The encoder sees the patches with the smallest noise.
         """
         order = noise.argsort(dim=1)
         restore = order.argsort(dim=1)
@@ -200,7 +199,7 @@ class _Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each after a normalisation and around a residual."""
+    """Attention and a perceptron, each with a normalisation before it and a residual connection."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

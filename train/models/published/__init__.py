@@ -1,1 +1,1 @@
-"""Weights that others published, as bundles: a module for each of the places that they come from."""
+"""Imports weights that others published as bundles: one module per publisher."""

@@ -1,4 +1,4 @@
-"""Any ONNX file that takes a face and gives values for it, as a description says."""
+"""Imports any ONNX file that takes a face and gives values for it; a description says which."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from common.tasks import TASKS, AnyOf, OneOf
 from train.models.onnx import GraphOutput, OnnxEncoder, OnnxOptions
 from train.models.published.published import COLUMNS, Published, read
 
-TOLERANCE = 1e-3  # of the largest value: how far a face's values may depend on what shares its batch
+TOLERANCE = 1e-3  # of the largest value: a face's values may differ by this from batch to batch
 
 
 class Input(Config):
-    """What the file takes: float32 [any number, ...] of one size. `mean` and `std` are of values in [0, 1], in RGB."""
+    """The file's input, float32 [any number, ...] of one size. `mean` and `std` are of values in [0, 1], in RGB."""
 
     size: int = Field(gt=0, le=1024, description="side of the picture, px")
     colour: Literal["rgb", "bgr", "grey"] = "rgb"
@@ -40,9 +40,9 @@ class Input(Config):
 
 
 class Output(Config):
-    """One output of the file: for each of its values the column of `scores` it is for, null where it is for none.
+    """One output of the file. `columns`: for each value its column of `scores`, null if there is none.
 
-    `probabilities`: expressions went through a softmax and action units through a sigmoid already.
+    `probabilities`: the network has already applied softmax to expressions and sigmoid to action units.
     """
 
     columns: tuple[str | None, ...]
@@ -60,7 +60,7 @@ class Output(Config):
 
 
 class Description(Config):
-    """All that a bundle must say and the file does not. Every output of the file is described, if only by `[]`."""
+    """What a bundle must state and the file does not. Every output must be listed; `columns: []` leaves it out."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     publisher: str
@@ -82,14 +82,15 @@ class Description(Config):
 
 
 def published(file: Path, description: Description, sha256: str | None) -> Published:
-    """The bundle of an ONNX file. Raises UsageError if it cannot be read, has another digest or does not fit."""
+    """The bundle of an ONNX file. Raises UsageError if it cannot be read, has another digest or does not fit the
+    description."""
     return around(file.name, *read(file, sha256, "the file that --sha256 names"), description)
 
 
 def around(file: str, data: bytes, sha256: str, description: Description) -> Published:
-    """The bundle of the content of an ONNX file. Raises UsageError where it does not fit.
+    """The bundle of an ONNX file with content `data`. Raises UsageError if it does not fit the description.
 
-    It is tried on a few pictures: it must give finite values, and for a picture the same in every batch.
+    The network is tried on a few pictures: its values must be finite, and independent of the batch.
     """
     used = {name: output for name, output in description.outputs.items() if output.columns}
     options = OnnxOptions(
@@ -131,7 +132,7 @@ def _graph_output(name: str, output: Output) -> GraphOutput:
 
 
 def _try(encoder: OnnxEncoder, description: Description) -> None:
-    """Raises ValueError for a network with outputs that are not described, or that is of no use for single faces."""
+    """Raises ValueError for outputs that are not described, values that are not finite or depend on the batch."""
     if unknown := [name for name in encoder.outputs if name not in description.outputs]:
         raise ValueError(f"it has the output {unknown[0]!r}, which is not described (`columns: []` leaves it out)")
     pictures = torch.from_numpy(np.random.default_rng(0).normal(size=(5, *_shape(encoder))).astype(np.float32))

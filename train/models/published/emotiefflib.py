@@ -1,6 +1,6 @@
-"""EmotiEffLib's networks (Savchenko et al.): ONNX files of its repository, trained on AffectNet.
+"""Imports EmotiEffLib's networks (Savchenko et al.): ONNX files of its repository, trained on AffectNet.
 
-Eight expressions, or seven without contempt; those of `_mtl` with valence and arousal behind them.
+They give eight expressions, or seven without contempt; those named `_mtl` also valence and arousal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EIGHT = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadnes
 
 @dataclass(frozen=True)
 class File:
-    """One of the files: its digest, the side of its pictures and how they are normalised."""
+    """One of the files: its digest, the side of its pictures in pixels, and their normalisation."""
 
     sha256: str
     size: int
@@ -46,9 +46,9 @@ FILES = {
 
 
 def published(file: Path, sha256: str | None = None) -> Published:
-    """The bundle of a downloaded file, known by its name. Raises UsageError for a name, digest or network not expected.
+    """The bundle of a downloaded file. Raises UsageError for an unknown name, a wrong digest or a wrong network.
 
-    `sha256`: the file's digest, where it is meant to be another than the one published.
+    `sha256`: the expected digest, if it is not the published one.
     """
     model = _model(file)
     data, digest = read(file, sha256 or FILES[model].sha256, f"the {model} that EmotiEffLib published")
@@ -60,7 +60,7 @@ def published(file: Path, sha256: str | None = None) -> Published:
 
 
 def downloaded(model: str, sha256: str | None = None) -> Published:
-    """The same, fetched from the project's repository. Raises MienError where it cannot be had."""
+    """The same for a file from the project's repository. Raises MienError if the download fails."""
     known = FILES[_model(Path(model))]
     otherwise = "fetch it by other means, and name the file without --download"
     with tempfile.TemporaryDirectory(prefix="mien-") as folder:

@@ -1,4 +1,4 @@
-"""What every import makes: a bundle around one file of weights, with heads that name the encoder's outputs."""
+"""The bundle that every import makes: one file of weights as encoder, and heads that name the encoder's outputs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COLUMNS = {task.columns([output])[0]: (task.name, output) for task in TASKS.valu
 
 @dataclass(frozen=True)
 class Published:
-    """A bundle to be written. `columns` has, for each feature of the encoder, the column of `scores` it is for, if any.
+    """A bundle to be written. `columns`: for each feature of the encoder its column of `scores`, or None.
 
-    The bundle's id depends on nothing else, so that the same weights give the same id with every version of mien.
+    The bundle's id depends on these fields alone, so the same weights have the same id in every version of mien.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Published:
 
 
 def _choice(places: Sequence[int], features: int) -> bytes:
-    """The weights of a linear head whose outputs are the features at these places, as they are."""
+    """The weights of a linear head whose outputs are the features at these places, unchanged."""
     from safetensors.numpy import save
 
     matrix = np.zeros((len(places), features), np.float32)
@@ -78,9 +78,9 @@ def _choice(places: Sequence[int], features: int) -> bytes:
 
 
 def read(file: Path, sha256: str | None, what: str) -> tuple[bytes, str]:
-    """The content of a file and its SHA-256. Raises UsageError for a file that is not there or has another digest.
+    """The content of a file and its SHA-256. Raises UsageError if it is missing or its digest is not `sha256`.
 
-    `what` is what the file should be, if it should have the digest `sha256`.
+    `what`: the name of the expected file in the error message.
     """
     try:
         data = file.read_bytes()
