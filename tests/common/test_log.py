@@ -71,7 +71,7 @@ def test_configuring_again_does_not_write_twice(lines: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["botocore", "s3fs", "ray", "deepspeed", "matplotlib", "any.other"])
-def test_libraries_are_heard_from_warnings_on_in_the_same_form(lines: Any, name: str) -> None:
+def test_warnings_and_errors_of_libraries_are_logged_in_the_same_form(lines: Any, name: str) -> None:
     logging.getLogger(name).info("chatter")
     logging.getLogger(name).warning("trouble with %s", KEY_ID)
     (line,) = lines()
@@ -89,7 +89,7 @@ def test_a_library_with_a_handler_of_its_own_is_taken_over(lines: Any) -> None:
     assert line["event"] == "trouble"
 
 
-def test_python_warnings_take_the_same_way(lines: Any) -> None:
+def test_python_warnings_are_logged_in_the_same_form(lines: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         log.configure(json=True)
@@ -163,7 +163,7 @@ def test_the_environments_own_secrets_are_hidden_in_any_shape(lines: Any, monkey
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a@b.mp4", "http://host:9000/bucket/a@b.mp4", "s3://bucket/a:b@c/d.mp4"])
-def test_a_sign_in_a_key_makes_no_secret_of_the_url(uri: str) -> None:
+def test_an_at_sign_in_a_key_hides_nothing_of_the_url(uri: str) -> None:
     assert log.redact(f"opened {uri}") == f"opened {uri}"
 
 
@@ -191,7 +191,7 @@ def test_ordinary_words_are_left_alone(text: str) -> None:
     assert log.redact(f"/archive/{text}.mp4 has 12 frames") == f"/archive/{text}.mp4 has 12 frames"
 
 
-def test_hiding_twice_is_hiding_once() -> None:
+def test_redacting_twice_changes_nothing_more() -> None:
     for text in SECRET_TEXTS:
         assert log.redact(log.redact(text)) == log.redact(text)
 

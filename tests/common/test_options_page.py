@@ -62,7 +62,7 @@ def test_the_defaults_of_a_section_are_those_that_it_stands_with() -> None:
     assert yaml.safe_load(found["some"][1]) == [1, 2]
 
 
-def test_a_chapter_leaves_out_what_another_tells() -> None:
+def test_a_chapter_leaves_out_the_sections_of_another() -> None:
     class Inner(Config):
         size: int = 3
 

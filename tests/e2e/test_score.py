@@ -226,7 +226,7 @@ def test_a_video_that_kills_its_worker_every_time_is_worker_lost_and_its_neighbo
     assert_same(rows(lake), golden)
 
 
-def test_two_runs_at_once_over_a_growing_archive_double_nothing(
+def test_two_concurrent_runs_over_a_growing_archive_publish_no_row_twice(
     archive: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str], tmp_path: Path
 ) -> None:
     lake, clips = tmp_path / "lake", sorted(archive.glob("*.mp4"))

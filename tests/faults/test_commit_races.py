@@ -60,7 +60,7 @@ def everything(url: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("table", ["scores", "faces"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_run_that_wakes_after_the_archive_grew_and_changed_takes_nothing_back(
+def test_a_run_that_continues_after_the_archive_changed_undoes_nothing(
     tmp_path: Path, processes: list[int], table: str, step: str
 ) -> None:
     lake = str(tmp_path / "lake")
@@ -78,7 +78,7 @@ def test_a_run_that_wakes_after_the_archive_grew_and_changed_takes_nothing_back(
 
 
 @pytest.mark.parametrize("step", REVISING_STEPS)
-def test_a_revision_that_wakes_after_a_later_one_takes_nothing_back(
+def test_an_earlier_revision_that_continues_late_undoes_nothing_of_a_later_one(
     tmp_path: Path, processes: list[int], step: str
 ) -> None:
     lake = str(tmp_path / "lake")
@@ -118,7 +118,7 @@ def run_many(url: str, archives: list[dict[str, str]]) -> None:
     assert [world.wait(pid) for pid in pids] == [0] * len(pids)
 
 
-def test_runs_at_once_over_different_listings_of_a_growing_archive_double_nothing(tmp_path: Path) -> None:
+def test_concurrent_runs_over_different_listings_publish_no_row_twice(tmp_path: Path) -> None:
     for attempt in range(3):
         lake = str(tmp_path / f"lake-{attempt}")
         archive = {f"/tapes/{n}.mp4": "v1" for n in range(24)}
@@ -149,15 +149,15 @@ def test_committers_racing_for_one_unit_publish_it_once(tmp_path: Path) -> None:
     world.audit(lake, "faces", ARCHIVE)
 
 
-def test_a_twin_that_commits_between_look_and_copy_is_no_reason_to_fail(
+def test_a_commit_by_another_process_between_read_and_copy_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = str(tmp_path / "lake")
     destination = world.destination(lake)
     changed = {"/tapes/1.mp4": "v1", "/tapes/2.mp4": "v2"}
-    twin, committer = world.Committer(destination), world.Committer(destination)
-    twin.plan.extend(world.listing(changed | {"/tapes/2.mp4": "v1"}))
-    (before,) = twin.pending()
+    other, committer = world.Committer(destination), world.Committer(destination)
+    other.plan.extend(world.listing(changed | {"/tapes/2.mp4": "v1"}))
+    (before,) = other.pending()
     committer.plan.extend(world.listing(changed))
     (unit,) = committer.pending()
     for staged in (before, unit):
@@ -166,7 +166,7 @@ def test_a_twin_that_commits_between_look_and_copy_is_no_reason_to_fail(
 
     def commit_first(*arguments: Any) -> None:
         monkeypatch.undo()
-        twin.commit(before)
+        other.commit(before)
         copy(*arguments)
 
     monkeypatch.setattr(Publisher, "_copy_piece", commit_first)
@@ -230,7 +230,7 @@ def test_revisions_racing_each_other_end_as_the_latest_plan_says(
     world.audit(lake, "scores", archive)
 
 
-def test_two_workers_that_finish_one_video_leave_the_first_outcome(tmp_path: Path) -> None:
+def test_of_two_workers_that_finish_one_video_the_first_outcome_counts(tmp_path: Path) -> None:
     destination = world.destination(str(tmp_path / "lake"))
     committer = world.Committer(destination)
     committer.plan.extend(world.listing({"/tapes/1.mp4": "v1"}))

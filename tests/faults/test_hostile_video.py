@@ -142,7 +142,7 @@ def test_huge_picture_in_a_tiny_file_costs_no_memory(tmp_path: Path) -> None:
     assert outcome(path, max_pixels=1 << 27, memory_bytes=256 << 20)[:2] == ("failed", "memory_limit")
 
 
-def test_playlist_in_a_video_s_clothes_is_not_followed(tmp_path: Path) -> None:
+def test_playlist_named_as_a_video_or_behind_its_magic_bytes_is_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(encoded("mp4", "libx264"))
     for number, text in enumerate((f"#EXTM3U\n#EXTINF:1,\n{secret}\n", f"ffconcat version 1.0\nfile {secret}\n")):

@@ -200,7 +200,7 @@ def test_a_video_without_frames_has_no_rows(arithmetic_model) -> None:
     assert rows(arithmetic_model(), iter([])).num_rows == 0
 
 
-def test_a_time_stamp_hours_ahead_lays_out_no_empty_windows(arithmetic_model, make_faces) -> None:
+def test_a_time_stamp_hours_ahead_makes_no_empty_windows(arithmetic_model, make_faces) -> None:
     model = arithmetic_model()
     batches = list(make_faces({0: list(range(100))}, 100, size=100))
     batches[0].time_s[50:] += 86_400

@@ -92,7 +92,7 @@ def test_two_videos_of_one_name_get_no_labels() -> None:
     assert join.ambiguous == 2
 
 
-def test_two_annotations_that_end_at_one_face_are_both_dropped() -> None:
+def test_two_annotations_of_one_face_are_both_dropped() -> None:
     rows, join = join_labels(seen(("a", 0, 0, 5)), named(("a", None, 0), ("a", None, 0)))
     assert rows.tolist() == [-1]
     assert join.ambiguous == 2
@@ -172,7 +172,7 @@ def test_no_video_that_validates_trains_what_it_validates(
     assert faces.for_encoder().tolist() == [False, False, False, True]
 
 
-def test_what_the_faces_are_made_of_is_told(toy_lake: Path) -> None:
+def test_the_origin_of_the_faces_is_recorded(toy_lake: Path) -> None:
     faces = faces_.read(Lake(str(toy_lake)), DataOptions(), PLAIN, 32)
     assert faces.origin["faces"] == "faces/schema=1/ingest=i-toy/archive=toy"
     assert faces.origin["dataset"] == "toy"
@@ -317,7 +317,7 @@ def test_a_crop_is_cut_made_grey_and_scaled() -> None:
     np.testing.assert_array_equal(same, crops.transpose(0, 3, 1, 2))
 
 
-def test_standardised_pictures_forget_gain_and_offset() -> None:
+def test_standardised_pictures_do_not_depend_on_gain_and_offset() -> None:
     import torch
 
     picture = torch.rand(3, 1, 8, 8) * 100

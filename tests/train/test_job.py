@@ -141,7 +141,7 @@ def test_predictions_are_those_of_a_loop_over_windows_written_out(trained: tuple
         np.testing.assert_allclose(found[task], total[task] / count[:, None], atol=1e-5)
 
 
-def test_weights_repeat_and_held_out_videos_leave_no_trace_in_them(
+def test_weights_are_reproducible_and_independent_of_held_out_videos(
     toy_lake: Path, toy_recipe: str, short: Bundle, tmp_path: Path
 ) -> None:
     copy = tmp_path / "lake"

@@ -165,7 +165,7 @@ def test_an_encoder_that_cannot_be_masked_is_not_pretrained(newcomers: None, toy
         recipe.load(toy_recipe, ("encoder={kind: blocks}",))
 
 
-def test_a_bundle_of_a_newcomer_is_refused_where_the_newcomer_is_not(
+def test_a_bundle_of_a_kind_that_is_not_registered_here_is_refused(
     toy_recipe: str, toy_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as here:

@@ -159,7 +159,7 @@ def test_done_units_come_back_only_with_what_was_planned_again_since(plan: PlanL
     assert list(plan.units(done, lambda units: revisions)) == []
 
 
-def test_a_listing_older_than_the_plan_plans_nothing_back(plan: PlanLog) -> None:
+def test_a_listing_older_than_the_plan_does_not_plan_old_versions(plan: PlanLog) -> None:
     plan.extend([batch(tapes(3))])
 
     def stale() -> Iterator[pa.RecordBatch]:
@@ -173,16 +173,16 @@ def test_a_listing_older_than_the_plan_plans_nothing_back(plan: PlanLog) -> None
 def test_a_retry_is_planned_once_and_not_over_a_newer_plan(plan: PlanLog) -> None:
     plan.extend([batch(tapes(2))])
     (unit,) = plan.units()
-    twin = reloaded(plan)
+    other = reloaded(plan)
     assert plan.revise(unit.videos) == 2
-    assert twin.revise(unit.videos) == 0
+    assert other.revise(unit.videos) == 0
     (again,) = reloaded(plan).units()
     assert again.id == unit.id
     assert [video.revision for video in again.videos] == [2, 2]
     assert plan.revise([]) == 0
 
 
-def test_planners_at_once_over_different_listings_double_nothing(lake: Lake) -> None:
+def test_concurrent_planners_of_different_listings_plan_no_video_twice(lake: Lake) -> None:
     def extend(count: int) -> int:
         return PlanLog(lake, PARTITION).extend([batch(tapes(count))], unit_videos=3)
 
@@ -246,7 +246,7 @@ def test_many_videos_are_planned_in_seconds_and_without_an_object_for_each(
     assert peak < 150 * count  # bytes of Python and NumPy objects; a `Video` for each would take more than 400
 
 
-def test_a_planned_video_that_cannot_be_had_now_is_not_planned_again(plan: PlanLog) -> None:
+def test_a_planned_video_that_cannot_be_read_any_more_is_not_planned_again(plan: PlanLog) -> None:
     plan.extend([batch({"/tapes/a.mp4": "v1"})])
     assert plan.extend([batch({"/tapes/a.mp4": MISSING})]) == 0
     assert planned(plan) == {"/tapes/a.mp4": "v1"}

@@ -87,7 +87,7 @@ def test_outcomes_count_by_the_ledger_of_the_rows_that_their_job_makes(lake: Lak
         assert [part.key for part in committed(lake, partition.table)] == [lake.part_key(partition, "u1")]
 
 
-def test_all_labels_count_and_other_files_never(lake: Lake) -> None:
+def test_all_parts_of_labels_are_committed_and_other_files_are_not(lake: Lake) -> None:
     key = put_part(lake, "labels", "labels", sample_rows("labels", 3))
     lake.store.create(f"{key}.tmp", b"x")
     lake.store.create("scores/schema=1/model=m-1/archive=clips/README.txt", b"x")

@@ -57,7 +57,7 @@ def test_tables_and_bookkeeping_live_where_the_design_says() -> None:
     assert all(key.startswith("_") for key in outside)
 
 
-def test_what_became_of_its_videos_has_a_partition_of_its_own() -> None:
+def test_outcomes_have_a_partition_of_their_own() -> None:
     assert SCORES.videos == Partition("videos", (("job", "score-demo-3f"), ("archive", "clips")))
     faces = Partition("faces", (("ingest", "i-1"), ("archive", "clips")))
     assert faces.videos == Partition("videos", (("job", "ingest-i-1"), ("archive", "clips")))

@@ -74,7 +74,7 @@ def before(s3_url: str, proxy: FaultProxy) -> Store:
 
 
 @pytest.mark.parametrize("operation", READS)
-def test_what_is_asked_for_comes_after_answers_that_are_not_s3s(
+def test_a_request_is_repeated_until_the_answer_is_from_s3(
     operation: str, before: Store, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     use, expected = READS[operation]
@@ -88,7 +88,9 @@ def test_what_is_asked_for_comes_after_answers_that_are_not_s3s(
 
 
 @pytest.mark.parametrize("applied", [False, True])
-def test_a_put_is_our_own_whether_or_not_the_server_had_done_it(applied: bool, shaky: Store, proxy: FaultProxy) -> None:
+def test_a_put_is_recognised_as_our_own_whether_or_not_the_server_had_applied_it(
+    applied: bool, shaky: Store, proxy: FaultProxy
+) -> None:
     for name, nonsense in NONSENSE.items():
         fault = dataclasses.replace(nonsense, applied=applied)
         proxy.faults = [fault]
@@ -103,7 +105,7 @@ def test_a_put_is_our_own_whether_or_not_the_server_had_done_it(applied: bool, s
             shaky.replace(name, b"newest", version)
 
 
-def test_a_put_that_another_has_overtaken_is_not_taken_for_our_own(
+def test_a_put_that_another_writer_overtook_is_not_taken_for_our_own(
     shaky: Store, proxy: FaultProxy, s3_url: str
 ) -> None:
     Store(s3_url).create("a", b"theirs")

@@ -359,7 +359,7 @@ def test_temporary_files_of_killed_writers_are_unseen_and_swept_after_a_day(tmp_
     assert [path.exists() for path in left] == [False, True]
 
 
-def test_sweeping_lets_writers_be_whose_files_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_ignores_files_that_vanish_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = (str(tmp_path), [], [".mien-1.tmp"])
     monkeypatch.setattr(os, "walk", lambda root: iter([gone]))
     Store(str(tmp_path)).sweep()

@@ -124,7 +124,7 @@ def test_a_fold_never_changes():
     assert [affwild2.fold(name) for name in ("video1", "10-60-1280x720", "astronaut_000")] == [2, 4, 3]
 
 
-def test_finder_droppings_and_windows_line_ends_are_no_trouble(tree, tmp_path):
+def test_hidden_files_of_macos_are_ignored_and_windows_line_ends_are_read(tree, tmp_path):
     file = tree("VA_Estimation_Challenge/Train_Set/v", VA)
     file.write_bytes(b"valence, arousal\r\n0.5, 0.25\r\n\r\n")
     (file.parent / ".DS_Store").write_bytes(b"\0\1\2")

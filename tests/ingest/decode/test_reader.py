@@ -175,7 +175,7 @@ def test_frames_of_a_damaged_file_last_as_long_as_is_said_of_it(odd: Path, every
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_frames_last_as_long_where_decord_gives_up_in_the_middle(clip: Clip, every: int) -> None:
+def test_frames_keep_their_durations_if_decord_fails_in_the_middle(clip: Clip, every: int) -> None:
     path = clip(counted(50))
     child = path.with_name("child.py")
     child.write_text(GIVES_UP)

@@ -280,7 +280,9 @@ def test_file_of_another_user_is_read_through_the_open_descriptor_alone(
 
 
 @pytest.mark.slow
-def test_patience_is_fed_by_frames(video: Path, child: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_frame_extends_the_deadline(
+    video: Path, child: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = child("""
         facts()
         for n in range(20):

@@ -96,7 +96,7 @@ def test_landmarks_are_in_order_from_the_image_left(astronaut: np.ndarray) -> No
     assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
 
 
-def test_what_is_found_does_not_depend_on_the_batch(astronaut: np.ndarray) -> None:
+def test_found_faces_do_not_depend_on_the_batch(astronaut: np.ndarray) -> None:
     detector = mtcnn(min_face=40)
     frames = np.stack([astronaut, astronaut[:, ::-1], np.zeros_like(astronaut), np.roll(astronaut, 37, 0)])
     together = detector(frames)

@@ -66,9 +66,7 @@ def check_close(a: Faces, b: Faces, pixels: float, score: float) -> None:
     np.testing.assert_allclose(a.scores, b.scores, atol=score)
 
 
-def test_what_is_found_does_not_depend_on_the_batch(
-    weights: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_found_faces_do_not_depend_on_the_batch(weights: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, frames = mobilenet(weights), frames_of(images)
     together = detector(frames)
     assert sum(map(len, together)) >= 4

@@ -170,7 +170,7 @@ def test_the_catalog_lists_the_tables_and_nothing_else(lake: Lake) -> None:
         ("SELECT 1; SELECT 2", "single SELECT"),
     ],
 )
-def test_a_bad_question_is_answered_with_one_sentence(lake: Lake, sql, sentence) -> None:
+def test_a_bad_query_is_answered_with_one_sentence(lake: Lake, sql, sentence) -> None:
     put_part(lake, "scores", "u1", sample_rows("scores", 3))
     with pytest.raises(SqlError, match=sentence) as caught:
         ask(lake, sql)

@@ -23,7 +23,7 @@ def model(request: pytest.FixtureRequest) -> TcnTransformer:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_what_stands_in_masked_positions_changes_no_valid_output(model: TcnTransformer, training: bool) -> None:
+def test_values_at_masked_positions_change_no_valid_output(model: TcnTransformer, training: bool) -> None:
     features, valid = torch.randn(3, 20, 16), torch.ones(3, 20, dtype=torch.bool)
     valid[0, 13:], valid[1, 5:9] = False, False
     other = torch.where(valid[..., None], features, 1000 * torch.randn(3, 20, 16))
