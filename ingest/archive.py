@@ -23,7 +23,7 @@ import pyarrow.parquet
 from common.commit.units import DENIED, LISTING, MISSING, NOT_A_FILE, NOT_UTF8, video_id
 from common.errors import AccessDenied, UsageError
 from common.lake.layout import is_of_a_lake
-from common.store.base import StoreSettings
+from common.store.base import StoreSettings, file_version
 from common.store.store import Store
 from common.store.uris import canonical_uri, split_uri
 
@@ -132,7 +132,7 @@ def _stat(path: str) -> _Row:
         return path, MISSING, 0
     if not stat.S_ISREG(found.st_mode):
         return path, NOT_A_FILE, 0
-    return path, f"{found.st_size}-{found.st_mtime_ns}", found.st_size
+    return path, file_version(found), found.st_size
 
 
 def _s3(uri: str, settings: StoreSettings) -> Iterator[_Row]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.commit.units import DENIED, MISSING, NOT_A_FILE, NOT_UTF8, Video
 from common.errors import AccessDenied, NotFound, PreconditionFailed, VideoError
-from common.store.base import StoreSettings
+from common.store.base import StoreSettings, file_version
 from common.store.store import Store
 from common.store.uris import split_uri
 
@@ -178,5 +178,5 @@ def _check_unchanged(video: Video) -> None:
         raise VideoError("access_denied", "the folder of the file may not be read") from None
     except (OSError, ValueError) as error:
         raise VideoError("missing", f"the file cannot be looked at: {error}") from None
-    if f"{found.st_size}-{found.st_mtime_ns}" != video.version:
+    if file_version(found) != video.version:
         raise VideoError("changed", "the file is not the version that was planned any more")
