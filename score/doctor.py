@@ -136,7 +136,7 @@ def _run(steps: Mapping[str, str]) -> Iterator[tuple[str, str, str | None]]:
                     late = time.monotonic() - started >= STEP_S
                     name = next(iter(left))
                     del left[name]
-                    yield name, "", f"no answer within {STEP_S} s" if late else f"killed by signal {-process.wait()}"
+                    yield name, "", f"no answer within {STEP_S} s" if late else _ending(process.wait())
                     break
                 name, printed, problem = json.loads(line)
                 del left[name]
@@ -145,6 +145,10 @@ def _run(steps: Mapping[str, str]) -> Iterator[tuple[str, str, str | None]]:
             process.kill()
             process.wait()
             process.stdout.close()
+
+
+def _ending(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"its process ended with status {status}"
 
 
 def _machine() -> Iterator[Check]:

@@ -32,13 +32,19 @@ def test_a_sound_machine_has_nothing_broken(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_absent_or_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    packages = {"no-such-package": "x", "numpy": "numpy.no_such_module", "pyarrow": "os; os.abort()"}
+    packages = {
+        "no-such-package": "x",
+        "numpy": "numpy.no_such_module",
+        "pyarrow": "os; os.abort()",
+        "duckdb": "os; os._exit(3)",
+    }
     monkeypatch.setattr(doctor, "PACKAGES", packages)
     found = by_name()
-    assert [found[name].state for name in packages] == ["fail"] * 3
+    assert [found[name].state for name in packages] == ["fail"] * 4
     assert "make setup" in found["no-such-package"].detail
     assert "no_such_module" in found["numpy"].detail
     assert "signal 6" in found["pyarrow"].detail
+    assert "status 3" in found["duckdb"].detail
 
 
 def test_a_package_that_hangs_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
