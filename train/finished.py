@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from common import log
 from common.bundle import weights
@@ -29,9 +31,12 @@ class Finished:
             with safe_open(file, "pt") as stored:
                 if (stored.metadata() or {}).get(_MADE_FROM) != made_from:
                     return False
-                model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
-        except (OSError, SafetensorError, RuntimeError):  # absent, damaged, or of a model that has changed since
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):  # absent or damaged
             return False
+        if _shapes(tensors) != _shapes(model.state_dict()):  # checked first: `load_state_dict` would load what fits
+            return False
+        model.load_state_dict(tensors)
         log.get("train").info("stage taken from an earlier run", stage=stage, file=str(file))
         return True
 
@@ -49,3 +54,7 @@ class Finished:
 
     def file(self, stage: str) -> Path:
         return self._folder / f"{stage}.safetensors"
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

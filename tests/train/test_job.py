@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -118,6 +119,15 @@ def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_pat
     finished.file("mae").write_bytes(finished.file("mae").read_bytes()[:-1])
     assert not finished.restore("mae", "abc", model)
     assert [path.name for path in tmp_path.iterdir()] == ["mae.safetensors"]
+
+
+def test_the_file_of_a_model_with_another_shape_changes_no_weight(tmp_path: Path) -> None:
+    finished = Finished(tmp_path)
+    finished.keep("mae", "abc", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)))
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 5))
+    before = copy.deepcopy(model.state_dict())
+    assert not finished.restore("mae", "abc", model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_predictions_are_those_of_a_loop_over_windows_written_out(trained: tuple[Bundle, Path], toy_lake: Path) -> None:
