@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.support import clips, s3_server
 from benchmarks.support.harness import Result, parser, run, side_by_side
-from common.commit.committer import Committer, Destination, Staging
+from common.commit.committer import Committer
+from common.commit.staging import Destination, Staging
 from common.commit.units import LISTING, Unit, Video
 from common.environment import Variable, temporary
 from common.faces import FaceBatch, to_faces

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from common import config
 from common.cli import JobOptions
-from common.commit.committer import Destination
+from common.commit.staging import Destination
 from common.commit.units import Video
 from common.faces import to_faces
 from common.lake import schema

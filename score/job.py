@@ -15,7 +15,7 @@ from common import config
 from common.bundle.folder import Bundle
 from common.bundle.manifest import BundleManifest
 from common.cli import JobOptions
-from common.commit.committer import Destination
+from common.commit.staging import Destination
 from common.commit.units import Video
 from common.faces import FaceBatch
 from common.lake.layout import Lake, Partition

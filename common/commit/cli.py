@@ -14,7 +14,8 @@ def reconcile(lake: str, json: bool) -> int:
     It may run beside jobs, and changes no row. If a problem needs a person, it is printed and the exit status is 1.
     """
     from common.cli import emit_json
-    from common.commit.committer import Committer, Destination
+    from common.commit.committer import Committer
+    from common.commit.staging import Destination
     from common.errors import NotFound
     from common.lake.format import check_existing
     from common.lake.layout import Lake

@@ -19,12 +19,10 @@ from typing import Any, TypeVar
 from common.commit.plan import PlanLog
 from common.commit.publish import Overtaken, Publisher, Unstaged
 from common.commit.record import LedgerRecord, Outcome, record_of
-from common.commit.staging import Destination, Staging, Strike, VideoWriter, staged_name
+from common.commit.staging import Destination, Staging, staged_name
 from common.commit.units import Unit, Units, Video
 from common.errors import AlreadyExists, CommitConflict, MienError, StoreError, UsageError
 from common.faults import fault
-
-__all__ = ["Committer", "Destination", "LedgerRecord", "Outcome", "Reconciled", "Staging", "Strike", "VideoWriter"]
 
 REQUESTS = 16  # how many small objects are read at the same time
 RESTORE = "restore it from a copy, or remove every object named after the unit and run the job again"

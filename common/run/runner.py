@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from common import environment, log, scratch
 from common.cli import JobOptions
-from common.commit.committer import Committer, Destination
+from common.commit.committer import Committer
+from common.commit.staging import Destination
 from common.commit.units import Unit, Units, Video
 from common.errors import MienError
 from common.lake.format import check_writable, claim

@@ -17,7 +17,9 @@ import pyarrow as pa
 
 import common
 from common import log, scratch
-from common.commit.committer import Committer, Destination, LedgerRecord, Outcome, Staging
+from common.commit.committer import Committer
+from common.commit.record import LedgerRecord, Outcome
+from common.commit.staging import Destination, Staging
 from common.commit.units import Unit, Video
 from common.errors import DecoderKilled, MienError, VideoError
 from common.faults import fault

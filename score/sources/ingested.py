@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.commit.committer import Committer, Destination, LedgerRecord, Outcome
+from common.commit.committer import Committer
+from common.commit.record import LedgerRecord, Outcome
+from common.commit.staging import Destination
 from common.commit.units import LISTING, Video
 from common.crops import Crop
 from common.errors import NotFound, UsageError, VideoError

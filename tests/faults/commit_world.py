@@ -21,7 +21,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.commit.committer import Committer, Destination, LedgerRecord, Staging
+from common.commit.committer import Committer
+from common.commit.record import LedgerRecord
+from common.commit.staging import Destination, Staging
 from common.commit.units import LISTING, Unit, Video, video_id
 from common.errors import CommitConflict, MienError, VideoError  # noqa: F401
 from common.lake.layout import Lake, Partition

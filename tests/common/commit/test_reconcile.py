@@ -13,7 +13,8 @@ import pytest
 from lakes import account, listing
 
 from common.cli import main
-from common.commit.committer import Committer, Destination, Staging
+from common.commit.committer import Committer
+from common.commit.staging import Destination, Staging
 from common.commit.units import Video
 from common.lake.format import claim
 from common.lake.layout import Lake, Partition

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from lakes import account, listing, put_part, sample_rows
 
-from common.commit.committer import Committer, Destination, Staging
+from common.commit.committer import Committer
+from common.commit.staging import Destination, Staging
 from common.commit.units import Video
 from common.faces import FaceBatch, to_scores
 from common.lake.committed import committed

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.cli import JobOptions
-from common.commit.committer import Destination
+from common.commit.staging import Destination
 from common.commit.units import LISTING, Video
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from lakes import account, listing
 
-from common.commit.committer import Committer, Staging
+from common.commit.committer import Committer
+from common.commit.staging import Staging
 from common.commit.units import Video
 from common.crops import Crop
 from common.errors import UsageError, VideoError
