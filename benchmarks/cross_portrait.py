@@ -1,10 +1,10 @@
-"""How well a model of one synthetic face reads the other, beside one that knows both.
+"""How well a model that was trained on one synthetic face reads the other, compared with one trained on both.
 
     python -m benchmarks.cross_portrait [--lake LAKE]
 
 The demo's model is measured on clips of the two faces that it was trained on. Here the same pretrained encoder, which
-has seen both faces without their labels, is then trained on the clips of one portrait and measured on the other's: for
-fewer steps, as there is half the data.
+has seen both faces without labels, is trained on the clips of one portrait, for fewer steps as there is half the data,
+and measured on the clips of the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUICK_STEPS = ("finetune.steps=2", "heads.temporal.steps=2")
 
 
 def made_lake(folder: Path, size: tuple[str, ...]) -> Path:
-    """A lake with the faces and labels of new clips, which `size` says how many and how long."""
+    """A lake with the faces and labels of new clips; `size`: options of `mien synth`."""
     clips, lake = folder / "clips", folder / "lake"
     commands: list[tuple[str | Path, ...]] = [
         ("synth", clips, *size),
@@ -37,7 +37,7 @@ def made_lake(folder: Path, size: tuple[str, ...]) -> Path:
 
 
 def trained(lake: Path, out: Path, *keys: str) -> list[float]:
-    """The metrics of the demo's recipe with these keys changed, on its held-out clips."""
+    """Trains the demo's recipe with these keys changed; returns its metrics on the held-out clips."""
     from common.lake.layout import Lake
     from train import job, recipe
 

@@ -1,8 +1,9 @@
-"""Decoding side by side: PyAV and decord, bare in this process and through the sandbox; and memory over a long video.
+"""Decoding by PyAV and by decord, directly in this process and through the sandbox; and memory over a long video.
 
     python -m benchmarks.decode [--video FILE] [--minutes 30]
 
-Bare PyAV converts each frame to RGB on one thread, as the sandbox does; bare decord gets batches of 16.
+"Bare" means in this process: PyAV converts each frame to RGB on one thread, as the sandbox does; decord reads batches
+of 16.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def bare_pyav(path: Path) -> int:
 
 
 def bare_decord(path: Path) -> int:
-    import decord  # not before the clip is made: it brings a zlib with which OpenCV cannot read a PNG
+    import decord  # only after the clip is made: it loads a zlib with which OpenCV cannot read a PNG
 
     video = decord.VideoReader(str(path), num_threads=1)
     for start in range(0, len(video), 16):

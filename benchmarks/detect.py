@@ -1,9 +1,9 @@
-"""Face detection side by side: the packages' own loops and ours, on one thread.
+"""Face detection by the packages' own loops and by ours, on one thread.
 
     python -m benchmarks.detect [--video FILE] [--frames 16]
 
-CPU milliseconds a frame. RetinaFace runs on random weights with its class heads at zero, so no face is found and the
-time is the network's and the priors'; that of its found faces is small beside it.
+CPU milliseconds per frame. RetinaFace has random weights, and zeros in its class heads: it finds no face, so the time
+is that of the network and the priors. Found faces would add little.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def frames_of(path: Path, count: int) -> Pictures:
 
 
 def cpu_ms(ways: dict[str, tuple[Detect, Pictures]], rounds: int) -> dict[str, float]:
-    """CPU milliseconds a frame of each way of detecting, on the frames beside it."""
+    """CPU milliseconds per frame of each way of detecting; `ways`: name -> (way, the frames to run it on)."""
     for detect, frames in ways.values():
         detect(frames[:1])
     calls = {name: partial(detect, frames) for name, (detect, frames) in ways.items()}
@@ -64,7 +64,7 @@ def in_batches(detect: Detect, size: int) -> Detect:
 
 
 def mtcnn_ways(frames: Pictures, sizes: tuple[int, ...]) -> dict[str, tuple[Detect, Pictures]]:
-    """By the smallest face that is looked for, in pixels."""
+    """The ways to run MTCNN, for each smallest face size in pixels."""
     ways: dict[str, tuple[Detect, Pictures]] = {}
     for min_face in sizes:
         detect = partial(MTCNN(keep_all=True, min_face_size=min_face).detect, landmarks=True)
@@ -76,7 +76,7 @@ def mtcnn_ways(frames: Pictures, sizes: tuple[int, ...]) -> dict[str, tuple[Dete
 
 
 def blind(network: Network) -> Network:
-    """The network with class heads that see no face."""
+    """Sets the class heads of the network to zero, so that it finds no face."""
     for head in network.ClassHead:
         nn.init.zeros_(head.conv1x1.weight)
         nn.init.zeros_(head.conv1x1.bias)

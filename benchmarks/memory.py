@@ -1,9 +1,9 @@
-"""Peak memory of decoding, detecting and scoring one video in one worker, beside its length.
+"""Peak memory of decoding, detecting and scoring one video in one worker, for a short and a long video.
 
     python -m benchmarks.memory [--bundle FOLDER] [--video FILE] [--fps 10]
 
-A clip is repeated to 3 and to 30 minutes; each is scored in a process of its own, without Ray, and the resident memory
-of the worker and of its decoder is sampled.
+A clip is repeated to 3 and to 30 minutes. Each video is scored in its own process, without Ray, while the resident
+memory of the worker and of its decoder is sampled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLE_EVERY_S = 0.05
 
 
 def score(bundle: str, path: str) -> None:
-    """What a worker does with a video, less storage. Prints how many frames and rows it had."""
+    """Does what a worker does with a video, without storage. Prints the numbers of frames and rows."""
     import torch
 
     from common.bundle.folder import Bundle
@@ -45,9 +45,9 @@ def score(bundle: str, path: str) -> None:
 
 
 def peak(bundle: Path, video: Path) -> dict[str, float]:
-    """MB resident at the peak: of the worker, of its decoder, of both at once; frames, rows, and seconds."""
+    """Peak of resident memory in MB: of the worker, of its decoder, of both together; frames, rows, and seconds."""
     started = time.monotonic()
-    # A process of its own, so that nothing that came before counts.
+    # In a new process, so that memory of earlier work does not count.
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.memory", "--score", str(bundle), str(video)], stdout=subprocess.PIPE
     )

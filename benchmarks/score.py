@@ -1,10 +1,10 @@
-"""Frames a second from a video to rows of scores with the default model, and the share of each stage in that time.
+"""Frames per second from a video to rows of scores with the default model, and each stage's share of the time.
 
     python -m benchmarks.score [--video FILE] [--seconds 30]
 
-One worker with one thread, without storage; `mien score` runs one on each core. `open` is the start of the decoder's
-process, once a video; afterwards it decodes while the worker works, and `decode` is the time in which the worker waits
-for frames. `rest` is tracking, cuts, quality and rows.
+One worker with one thread, without storage; `mien score` runs one worker per core. `open` is the start of the decoder
+process, once per video. The decoder then works at the same time as the worker, and `decode` is how long the worker
+waits for frames. `rest` is tracking, cuts, quality and rows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STAGES: dict[str, tuple[Any, str]] = {
 
 
 def timed() -> dict[str, float]:
-    """Seconds of each stage, counted from now on."""
+    """Seconds of each stage, from now on: wraps the methods of all stages with a timer."""
     seconds = dict.fromkeys(("open", "decode", *STAGES), 0.0)
 
     def counted(stage: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,10 +1,10 @@
-"""From the command to the first frames, in parts, and a command with nothing to do: in local processes and on Ray.
+"""The time from the command to the first frames, in parts, and of a command with nothing to do; local and on Ray.
 
     python -m benchmarks.startup [--rounds 3]
 
-`mien score` on two short clips with the demo's networks, untrained. Each part is told as the seconds since the command
-was given until it was over, the shortest of the rounds; `frames` are decoded, searched and scored when they count, so
-the first frame was decoded somewhat earlier. On Ray, only the driver's parts can be seen.
+Runs `mien score` on two short clips with the demo's networks, untrained. For each part it shows the seconds from the
+start of the command to the end of the part, the shortest of all rounds. `frames` ends when the first frames are scored;
+they were decoded somewhat earlier. On Ray, only the driver's parts can be measured.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS = {
 
 
 def traced(given: str, marks_file: str, *arguments: str) -> None:
-    """Runs a command that was given at that time, and writes when each of its parts was over."""
+    """Runs a command that was started at the time `given`, and writes when each of its parts ended."""
     from common import cli
     from common.progress import Progress
     from common.run import runner
@@ -58,7 +58,7 @@ def traced(given: str, marks_file: str, *arguments: str) -> None:
     def beat(monitor: Monitor, worker: str, where: str, frames: int) -> None:
         nonlocal building
         building += where == BUILDING
-        if building > 1:  # the first is the driver's own
+        if building > 1:  # the first heartbeat of this kind is the driver's own
             mark("forked")
         if where not in (BUILDING, IDLE):
             mark("built")
@@ -74,7 +74,7 @@ def traced(given: str, marks_file: str, *arguments: str) -> None:
 
 
 def command(*arguments: object) -> dict[str, float]:
-    """When each part of a command was over, in seconds after it was given."""
+    """When each part of a command ended, in seconds after its start."""
     with tempfile.NamedTemporaryFile() as marks:
         given = time.time()
         told = [str(given), marks.name, *map(str, arguments)]

@@ -1,7 +1,7 @@
-"""The whole of mien on two cores: synthetic clips, faces, a model, scores, and how good they are.
+"""All of mien on two cores: synthetic clips, faces, a model, scores, and how good they are.
 
-`make demo` runs it. Every step is a `mien` command as a user would call it. What they make stays in the folder that is
-given: `clips/`, `lake/`, `bundle/`, `timeline.png`, `result.json`.
+`make demo` runs it. Every step is a `mien` command as a user would call it. The results stay in the given folder:
+`clips/`, `lake/`, `bundle/`, `timeline.png`, `result.json`.
 """
 
 from __future__ import annotations

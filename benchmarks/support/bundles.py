@@ -1,4 +1,4 @@
-"""Bundles to measure with: the networks of a recipe, not trained."""
+"""Bundles for benchmarks: the networks of a recipe, with random weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.models.options import part, weights_file
 
 
 def write(out: Path, name: str = "demo") -> Bundle:
-    """The bundle of the recipe's networks with random weights: as dear to run as a trained one."""
+    """The bundle of the recipe's networks with random weights: it takes as much time as a trained one."""
     torch.manual_seed(0)
     recipe = recipes.load(name)
     networks = {"encoder": recipe.encoder.build()}

@@ -1,4 +1,4 @@
-"""Videos to measure on: a synthetic face (`mien synth`), as large and as long as is wanted."""
+"""Videos for benchmarks: a synthetic face (`mien synth`), of any size and length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ingest.synth.clips import Clip, frames
 
 
 def pictures(count: int, width: int = 640, height: int = 360) -> list[np.ndarray]:
-    """uint8 [height, width, 3] each, RGB: the frames of one clip, enlarged until they fill the picture."""
+    """`count` frames of one clip, uint8 [height, width, 3] each, RGB, enlarged to fill the picture."""
     made = []
     for picture, _ in islice(frames(Clip(number=0, frames=count, seed=0, held_out=False)), count):
         scale = max(width / picture.shape[1], height / picture.shape[0])
@@ -24,7 +24,7 @@ def pictures(count: int, width: int = 640, height: int = 360) -> list[np.ndarray
 
 
 def write(path: Path, frames_: list[np.ndarray], seconds: float, fps: int = 30) -> None:
-    """An H.264 video of this length that plays the pictures to and fro."""
+    """Writes an H.264 video of this length that plays the pictures forwards and backwards in turn."""
     height, width = frames_[0].shape[:2]
     order = [*range(len(frames_)), *range(len(frames_) - 2, 0, -1)]
     with av.open(str(path), "w") as container:
@@ -38,7 +38,7 @@ def write(path: Path, frames_: list[np.ndarray], seconds: float, fps: int = 30) 
 
 
 def repeat(path: Path, seconds: float, target: Path) -> None:
-    """`path`, an MP4, again and again until `seconds` are filled; its packets are copied, not encoded anew."""
+    """Writes `path`, an MP4, repeated until it has `seconds`; packets are copied, not encoded again."""
     with av.open(str(target), "w") as out:
         shift, length_s, stream = 0, 0.0, None
         while length_s < seconds:

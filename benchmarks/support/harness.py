@@ -1,16 +1,16 @@
-"""What every benchmark shares: its options, its way of timing, and the form of its result.
+"""What all benchmarks share: options, timing, and the form of the result.
 
-Every module in `benchmarks/` itself is a benchmark, a program of this form:
+Every module directly in `benchmarks/` is a benchmark, a program of this form:
 
     def measure(options: Namespace) -> Result: ...
 
     if __name__ == "__main__":
         run("name", measure, parser(__doc__))
 
-With `--quick` it takes seconds and shows only that it works: the test suite runs each one so. It makes what it measures
-on, so that it needs neither `make demo` nor a file of the user. On stdout come one table for people and, last, one line
-of JSON: {"benchmark": name, "ratios": {...}, "figures": {...}, "machine": {...}}. Ratios compare two ways of doing one
-thing in one run, and mean the same on another machine; figures do not.
+With `--quick` it takes seconds and only shows that it works: the test suite runs every benchmark like this. A benchmark
+makes its own data, so it needs neither `make demo` nor a user's file. It prints a table for people and then one line of
+JSON: {"benchmark": name, "ratios": {...}, "figures": {...}, "machine": {...}}. Ratios compare two ways of doing one
+thing in one run, so they can be compared between machines; figures cannot.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 @dataclass(frozen=True)
 class Result:
-    """`title` says what was measured, in which unit, on what; of each row the first cell is its name."""
+    """`title`: what was measured, in which unit, on what; the first cell of each row is the row's name."""
 
     title: str
     columns: Sequence[str]
@@ -51,11 +51,12 @@ def parser(doc: str | None) -> ArgumentParser:
 
 
 def run(name: str, measure: Callable[[Namespace], Result], options: ArgumentParser) -> None:
-    """Measures, prints the table and the line of JSON, and keeps both if asked to."""
-    result = measure(options.parse_args())
+    """Measures, prints the table and the line of JSON, and with --save also writes both to a file."""
+    given = options.parse_args()
+    result = measure(given)
     told = f"{table(result)}\n{_line(name, result)}\n"
     print(told, end="", flush=True)
-    if "--save" in sys.argv:
+    if given.save:
         RESULTS.mkdir(exist_ok=True)
         command = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
         (RESULTS / f"{date.today()}-{name}.txt").write_text(f"{date.today()}, {command}\n{told}")
@@ -83,7 +84,7 @@ def side_by_side(
 ) -> dict[str, float]:
     """The shortest time that each way took, in seconds of `clock`.
 
-    In every round each way runs once, so that whatever else the machine does in the meantime meets all of them.
+    Every way runs once in every round, so that other load on the machine affects all of them.
     """
     shortest = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):

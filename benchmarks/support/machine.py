@@ -1,4 +1,4 @@
-"""What a measurement was taken on."""
+"""Facts about the machine of a measurement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("torch", "ray", "deepspeed", "av", "decord", "pyarrow")
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores, memory, versions, and the load (processes that wanted to run, over the last minute)."""
+    """Processor, cores, memory, versions, and the load average of the last minute."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()

@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 def start_s3_server(port: int) -> subprocess.Popen[bytes]:
-    """A ministack process on `port`, answering."""
+    """Starts a ministack process on `port` and waits until it answers."""
     server = subprocess.Popen(
         [Path(sys.executable).parent / "ministack"],
         env=environment.values() | {"GATEWAY_PORT": str(port)},
@@ -50,7 +50,7 @@ def make_bucket(endpoint: str, name: str) -> None:
 
 
 def s3_environment(endpoint: str) -> dict[str, str]:
-    """What points mien at the server."""
+    """The environment variables that make mien use the server."""
     return {
         "MIEN_S3_ENDPOINT": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
