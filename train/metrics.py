@@ -55,11 +55,6 @@ def action_unit_f1s(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, fl
     }
 
 
-def action_unit_f1(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Mean over the 12 action units of F1 at 0.5."""
-    return float(np.mean(list(action_unit_f1s(probabilities, labels).values())))
-
-
 def _valence_arousal(predictions: NDArray, targets: NDArray) -> dict[str, float]:
     return {f"ccc_{name}": ccc(predictions[:, k], targets[:, k]) for k, name in enumerate(VALENCE_AROUSAL)}
 

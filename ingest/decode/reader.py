@@ -19,8 +19,6 @@ from ingest.decode.messages import Alive, Ended, Failed, Given, Message, Opened,
 from ingest.decode.registry import DECODERS
 from ingest.decode.sandbox import CHILD, Limits, Sandbox
 
-__all__ = ["DecodeOptions", "Ending", "FrameBatch", "VideoFacts", "VideoReader", "open_video"]
-
 DECODE_RESULTS = 1  # version of the frames and times that are given; docs/decisions.md says when to raise it
 RING_SLOTS = 3  # one with the consumer, one waiting, one being filled
 

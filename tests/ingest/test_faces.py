@@ -17,7 +17,8 @@ from skimage import data
 from common.commit.units import Video
 from common.faces import FaceBatch, to_faces
 from common.lake.schema import LANDMARK_COLUMNS
-from ingest.decode.reader import DecodeOptions, FrameBatch, VideoFacts, open_video
+from ingest.decode.messages import VideoFacts
+from ingest.decode.reader import DecodeOptions, FrameBatch, open_video
 from ingest.detect import registry
 from ingest.detect.detector import Faces
 from ingest.faces import FaceFinder, FacesOptions

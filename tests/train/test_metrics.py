@@ -52,7 +52,8 @@ def test_action_unit_f1_counts_a_probability_of_one_half_as_active() -> None:
     for k, unit in enumerate(ACTION_UNITS):
         known = labels[:, k] >= 0
         assert math.isclose(found[unit], f1_score(labels[known, k], probabilities[known, k] >= 0.5))
-    assert math.isclose(metrics.action_unit_f1(probabilities, labels), np.mean(list(found.values())))
+    mean = metrics.measure("au", probabilities, labels)["f1_action_units"]
+    assert math.isclose(mean, np.mean(list(found.values())))
 
 
 @pytest.mark.parametrize(("task", "width"), [("va", 2), ("expr", 8), ("au", 12)])
@@ -77,6 +78,7 @@ def test_chance_is_what_blind_guesses_reach() -> None:
     assert found.expression_f1_majority == pytest.approx(majority)
     drawn = metrics.expression_f1(rng.integers(0, 8, n), expressions)
     assert found.expression_f1_random == pytest.approx(drawn, abs=0.005)
-    assert found.action_unit_f1_all_ones == pytest.approx(metrics.action_unit_f1(np.ones((n, 12)), units))
-    drawn = metrics.action_unit_f1(rng.random((n, 12)) < frequencies, units)
+    ones = metrics.measure("au", np.ones((n, 12)), units)["f1_action_units"]
+    assert found.action_unit_f1_all_ones == pytest.approx(ones)
+    drawn = metrics.measure("au", (rng.random((n, 12)) < frequencies).astype(float), units)["f1_action_units"]
     assert found.action_unit_f1_random == pytest.approx(drawn, abs=0.005)
