@@ -1,6 +1,6 @@
-"""The command `mien`: finds the parts' commands, and turns every end of one into a sentence and an exit status.
+"""The command `mien`: finds the commands of all parts, and turns their errors into one sentence and an exit status.
 
-Commands are entry points of the group `mien.commands`, imported when they are asked for; so this module knows no part.
+Commands are entry points of the group `mien.commands`, imported when they are called; so this module imports no part.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from common.errors import MienError
 
 COMMANDS = "mien.commands"
 INTERRUPTED = 130
-# One name, however SRC is written: else a video that is named in two ways would be counted twice.
+# Not made from SRC: otherwise a video that is named in two ways would be in two archives, and counted twice.
 ARCHIVE = "main"
-# The way of the data, then looking after a lake.
+# The order of commands in `mien --help`: those that process data, then those that look after a lake.
 ORDER = (
     *("synth", "ingest", "label", "train", "evaluate", "import", "score"),
     *("status", "report", "sql", "plot", "overlay", "erase", "compact", "reconcile", "doctor"),
@@ -35,9 +35,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What every job over an archive takes: where, how much of it and how, and where its configuration comes from.
+    """The options that all jobs over an archive share.
 
-    `retry_failed` is None for no, a reason, or "" for all reasons. `on`: where workers run, "local" or "ray".
+    `retry_failed`: None for no, "" for all failed videos, or a reason. `on`: where workers run, "local" or "ray".
     """
 
     lake: str
@@ -120,7 +120,7 @@ def emit_json(summary: Mapping[str, Any]) -> None:
 
 
 class Commands(click.Group):
-    """The installed parts' commands, each imported when it is needed."""
+    """The commands of the installed parts, each imported when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         rank = {name: position for position, name in enumerate(ORDER)}
@@ -135,7 +135,7 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             if error.name not in (entry.module, entry.module.partition(".")[0]):
                 raise
-            return None  # this part is not installed; what a part itself lacks is an error to be seen
+            return None  # this part is not installed; a missing dependency of a part is raised above
         return command
 
     def resolve_command(
@@ -144,7 +144,7 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
-            # click looks for what may have been meant among the commands that it has imported: none of ours.
+            # click suggests only commands that it has imported, and has imported none.
             known = self.list_commands(ctx)
             raise click.exceptions.NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
 
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted: what was committed stays, run the command again to go on")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left (`mien sql ... | head`); nothing may be flushed to it on the way out.
+        # The reader of our output has ended (`mien sql ... | head`): the last flush at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except click.exceptions.NoArgsIsHelpError as error:
@@ -228,12 +228,12 @@ def _show_traceback(error: Exception) -> None:
 
 
 def run() -> NoReturn:
-    """The program: ends the process with `main`'s status, when interrupted without waiting for threads at work."""
+    """The program: ends the process with `main`'s status. After an interrupt it does not wait for other threads."""
     status = main()
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if status == INTERRUPTED and not all(thread.daemon for thread in others):
         sys.stderr.flush()
-        os._exit(status)  # a commit can be cut off anywhere
+        os._exit(status)  # safe: a commit may be killed at any point
     sys.exit(status)
 
 

@@ -23,7 +23,7 @@ Rows = list[tuple[str, str, str, str]]
 
 @dataclass(frozen=True)
 class Chapter:
-    """The keys of `model`, which stand at `path`, but for the sections `without`."""
+    """A chapter of the page: the keys of `model`, which are at `path`, except those in the sections `without`."""
 
     heading: str
     sentence: str
@@ -33,7 +33,7 @@ class Chapter:
 
 
 def to_markdown(title: str, intro: str, chapters: Sequence[Chapter]) -> str:
-    """A chapter has a table for each of its sections."""
+    """The page: each chapter has a table for each of its sections."""
     lines = [f"# {title}", "", intro, ""]
     for chapter in chapters:
         lines += [f"## {chapter.heading}", "", chapter.sentence, ""]
@@ -51,15 +51,15 @@ def to_markdown(title: str, intro: str, chapters: Sequence[Chapter]) -> str:
 def sections(
     model: type[BaseModel], path: str = "", values: BaseModel | None = None, about: str = ""
 ) -> Iterator[tuple[str, str, Rows]]:
-    """(path, what it is, rows) of a model and of every section below; a row is key, values, default, meaning.
+    """(path, description, rows) of a model and of every section below it; a row is key, values, default, meaning.
 
-    `values` are the defaults where the model that holds this one gives others than its own.
+    `values`: the defaults, if the model that contains this one sets others.
     """
     prefix = f"{path.partition(',')[0]}." if path else ""
     rows: Rows = []
     below = []
     for name, field in model.model_fields.items():
-        if name == "kind":  # the heading of its section says it
+        if name == "kind":  # is in the section's heading
             continue
         default = getattr(values, name) if values is not None else field.default
         parts = list(_sections_of(field))
@@ -80,7 +80,7 @@ def sections(
 
 
 def _sections_of(field: FieldInfo) -> Iterator[tuple[str | None, type[BaseModel]]]:
-    """The models that may stand there, with their kinds if it has kinds."""
+    """(kind or None, model) for each model that a field may hold."""
     for place in (field.annotation, *field.metadata):
         if isinstance(place, Kinds):
             yield from place.items()
@@ -100,7 +100,7 @@ def _flat(annotation: Any) -> Iterator[Any]:
 
 
 def _plain(field: FieldInfo) -> bool:
-    """Whether the value is written in one line: of a list of sections, each is."""
+    """Whether the value is written in one line, as a list of sections is."""
     return get_origin(field.annotation) is tuple
 
 
@@ -134,7 +134,7 @@ def _default(field: FieldInfo, default: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """As YAML has it."""
+    """The value as YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -32,7 +32,7 @@ class State:
 class Progress:
     """Counts what is done; any thread may call `update`.
 
-    `total` is in `unit`s. Where they differ much in cost (a video's bytes), `total_cost` and the `cost` of each update
+    `total` is in `unit`s. If units differ much in cost (a video's bytes), `total_cost` and the `cost` of each update
     make the ETA follow the cost instead of the number.
     """
 

@@ -10,7 +10,7 @@ from train.recipe import Recipe, Selection
 INTRO = """Generated from the configurations by `make docs`.
 
 `mien ingest` and `mien score` take a key as `--set faces.decode.every=5`, any number of times, and a file of keys as
-`--config FILE`. The file is YAML, with a section for each dot:
+`--config FILE`. The file is YAML; dots in a key become nested sections:
 
 ```yaml
 faces:
@@ -18,22 +18,22 @@ faces:
   detector: {threshold: 0.8}
 ```
 
-The file stands above the defaults, the command's own options above the file, `--set` above all. A key that there is
-not is refused, with the nearest that there is. `mien train` takes its keys from a recipe, which is such a file, and
-behind it without `--set`: `mien train demo seed=1 mae.steps=800`."""
+`--set` overrides the command's own options, which override the file, which overrides the defaults. An unknown key is
+refused, and the most similar known key is named. `mien train` takes a recipe, which is such a file, and after it keys
+without `--set`: `mien train demo seed=1 mae.steps=800`."""
 
 CHAPTERS = (
     Chapter(
         "mien score and mien ingest",
-        "What finds the faces. Limits, and sizes of batches, change no row; any other value makes another model or "
-        "another `ingest=...`. Scoring takes crops as the bundle wants them, whatever `faces.align` says.",
+        "How faces are found. Limits and sizes of batches change no row; any other value makes another model or "
+        "another `ingest=...`. Scoring always uses the bundle's crops, whatever `faces.align` says.",
         FacesOptions,
         "faces",
     ),
     Chapter("mien score", "", ScoreConfig, without=("faces",)),
     Chapter("mien ingest", "", IngestConfig, without=("faces",)),
     Chapter("mien train", "The keys of a recipe. NAME is any name.", Recipe),
-    Chapter("mien evaluate", "Which labels a bundle is compared with: as its recipe says, unless named.", Selection),
+    Chapter("mien evaluate", "The labels that a bundle is compared with; those of its recipe by default.", Selection),
 )
 
 

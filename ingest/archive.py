@@ -40,7 +40,7 @@ def listing(sources: Sequence[str], settings: StoreSettings | None = None) -> It
 
     Folders and prefixes are searched recursively. Every file counts, whatever its extension, so that no video is missed
     because of its name; a file that is no video fails later as `not_video`. Hidden files (the name begins with a dot)
-    and what a lake keeps are left out. Raises UsageError if a source does not exist or holds no file.
+    and objects of a lake are left out. Raises UsageError if a source does not exist or holds no file.
     """
     if not sources:
         raise UsageError("no videos given: name a file, a folder, a glob, an s3:// prefix or a list of URIs")
@@ -94,7 +94,7 @@ def _local(path: str, settings: StoreSettings) -> Iterator[_Row]:
 
 
 def _walk(folder: str) -> Iterator[_Row]:
-    """The files below a folder, sorted. Holds one folder in memory. Links to folders may form a loop: not followed."""
+    """The files below a folder, sorted. Does not follow links to folders, which may form a loop."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -157,7 +157,7 @@ def _s3(uri: str, settings: StoreSettings) -> Iterator[_Row]:
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:
-    """A glob over keys: `*` and `?` stay within a folder, `**/` is any number of folders."""
+    """A glob over keys as a regular expression: `*` and `?` match within a folder, `**/` any number of folders."""
     parts = re.split(r"(\*\*/?|\*|\?|\[!?\]?[^\]]*\])", pattern)
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     regex = ""
@@ -170,18 +170,18 @@ def _matcher(pattern: str) -> re.Pattern[str]:
 
 
 def _listed(source: str, file: BinaryIO, settings: StoreSettings) -> Iterator[_Row]:
-    """The entries of a list file; relative ones count from its own folder."""
+    """The videos in a list file; relative paths are relative to the file's folder."""
     folder = source.rpartition("/")[0]
     read = {".txt": _text_entries, ".csv": _csv_entries, ".parquet": _parquet_entries}[_extension(source)]
     entries = (_entry_uri(folder, entry) for entry in read(source, file))
     with ThreadPoolExecutor(16) as pool:
         while chunk := list(itertools.islice(entries, BATCH_ROWS)):
-            remote = any(uri.startswith("s3://") for uri in chunk)  # each costs a request: ask with threads
+            remote = any(uri.startswith("s3://") for uri in chunk)  # each needs a request: several at a time
             yield from (pool.map if remote else map)(lambda uri: _stat_any(uri, settings), chunk)
 
 
 def _entry_uri(folder: str, entry: str) -> str:
-    """The canonical URI of an entry. Anything else than a path or s3:// is a file name beside the list."""
+    """The canonical URI of an entry. Anything but an s3:// URI is taken for a path."""
     if _IN_BUCKET.match(entry):
         return entry
     if folder.startswith("s3://") and not entry.startswith(("/", "~")):

@@ -22,7 +22,7 @@ from ingest.options import face_options
 @click.option("--workers", type=click.IntRange(1), help="Processes; one per core unless given.")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 def synth(out: Path, videos: int, seconds: float, seed: int, workers: int | None, json: bool) -> None:
-    """Make labelled clips in the new folder OUT, laid out like Aff-Wild2."""
+    """Make labelled clips in the new folder OUT, in the layout of Aff-Wild2."""
     from ingest.synth import clips as synth_
 
     clips = synth_.write(out, videos, seconds, seed, workers)
@@ -61,7 +61,7 @@ def label(dataset: str, root: Path, lake: str, json: bool) -> None:
 def ingest(sources: tuple[str, ...], faces: dict[str, Any], options: JobOptions) -> int:
     """Find the faces in the videos of SRC: files, folders, globs, s3:// prefixes, or lists of them.
 
-    An archive grows: name further videos in a later command, and what was done before is neither done again nor lost.
+    An archive can grow: name more videos in a later command. What was done before is kept and not done again.
     """
     from common import config
     from common.lake.layout import Lake, check_archive_name

@@ -51,7 +51,7 @@ def score(
 
     Without --model, expressions by weights that are installed: see `mien import fer2013 --help`.
 
-    An archive grows: name further videos in a later command, and what was done before is neither done again nor lost.
+    An archive can grow: name more videos in a later command. What was done before is kept and not done again.
     """
     from common import config
     from common.lake.layout import Lake, check_archive_name

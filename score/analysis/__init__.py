@@ -1,1 +1,1 @@
-"""What analysts ask of a lake: SQL, answers, status."""
+"""Queries over a lake: SQL, status, plots."""

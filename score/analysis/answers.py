@@ -1,4 +1,4 @@
-"""Rows of a query as people and programs read them: an aligned table, CSV, or a JSON object a line."""
+"""Formats for the rows of a query: an aligned table, CSV, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAN = ["explain_key", "explain_value"]  # what DuckDB calls the columns of EXPL
 
 
 def as_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Lines of an aligned table, numbers to the right; the first `SHOWN_ROWS` rows, long values cut. Plans as drawn."""
+    """Lines of an aligned table of the first `SHOWN_ROWS` rows, long values shortened. EXPLAIN's plans unchanged."""
     if list(names) == PLAN:
         yield from (str(plan) for _, plan in rows)
         return
@@ -57,7 +57,7 @@ def as_json(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
 
 
 def _plain(value: Any) -> Any:
-    """Numbers are Python's own and finite, else None; bytes are Base64 (RFC 4648, section 4)."""
+    """The value for CSV and JSON: decimals as int or float, None for NaN and infinity, bytes as Base64 (RFC 4648)."""
     match value:
         case float():
             return value if math.isfinite(value) else None

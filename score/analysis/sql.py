@@ -1,4 +1,4 @@
-"""SQL over a lake: DuckDB views of what is committed, read-only, with no extension to download.
+"""SQL over a lake: DuckDB views of committed parts, read-only, with no extension to download.
 
 The views `scores`, `faces`, `videos` and `labels` read the parts that the ledger records (`common.lake.committed`);
 `score.analysis.views` has what is derived from them.
@@ -27,7 +27,7 @@ from common.lake.layout import PARTITION_KEYS, Lake
 from common.lake.schema import TABLES
 from score.analysis.views import READS, definition
 
-# New datasets bring new columns, in a part or two each; the parts of the other tables all have the same columns.
+# A new dataset may add columns to `labels`; in the other tables all parts have the same columns.
 _MAY_DIFFER = ("labels",)
 _CATALOG = re.compile(r"\b(show|describe|information_schema|duckdb_\w+)\b", re.IGNORECASE)
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([\w\s,]*\)\s*)?", re.IGNORECASE)
@@ -43,7 +43,7 @@ class SqlError(UsageError):
 
 
 class _LakeFiles(AbstractFileSystem):
-    """A lake as the read-only file system `lake://<key>` that DuckDB can ask for ranges of an object."""
+    """A lake as the read-only file system `lake://<key>`, from which DuckDB reads ranges of objects."""
 
     protocol = "lake"
     cachable = False
@@ -96,16 +96,16 @@ class Tables:
         self._shown: set[str] = set()
 
     def query(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-        """Column names, and the rows as they come. Raises `SqlError` for a question that cannot be answered.
+        """Column names, and the rows, streamed. Raises `SqlError` for a query that DuckDB does not accept.
 
-        A table is read as it was committed when a query of this connection first named it.
+        All queries of a connection see the parts that were committed when one of them first named the table.
         """
         with self._one_sentence():
             if not self._only_reads(sql):
                 raise SqlError("a lake is asked one question at a time, and only read: give a single SELECT")
             for table in _named(sql):
                 self._show(table)
-            # Through Arrow: DuckDB's own rows want a further package for times with a zone.
+            # Through Arrow: for times with a zone, DuckDB's own rows need a further package.
             reader = self._connection.sql(sql).to_arrow_reader(1000)
         return reader.schema.names, self._rows(reader)
 
@@ -166,7 +166,7 @@ def _sentence(error: duckdb.Error) -> MienError:
 
 
 def _said(error: duckdb.Error) -> str:
-    """The first paragraph: what follows repeats the query."""
+    """The first paragraph of the message: the rest repeats the query."""
     return " ".join(str(error).split("\n\n")[0].split())
 
 
@@ -212,7 +212,7 @@ def _create(connection: duckdb.DuckDBPyConnection, lake: Lake, table: str) -> No
 
 
 def _path(lake: Lake, key: str) -> str:
-    # DuckDB takes every name=value in a path for a partition: of a lake in such a folder it is shown the keys alone.
+    # DuckDB takes every name=value in a path for a partition. If the lake's own path has one, DuckDB only gets keys.
     return f"{lake.url.rstrip('/')}/{key}" if lake.store.is_local and "=" not in lake.url else f"lake://{key}"
 
 

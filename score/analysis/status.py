@@ -1,4 +1,4 @@
-"""What a lake holds and how far its jobs are: the answer of `mien status`."""
+"""`mien status`: what a lake holds and how far its jobs are."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def status(lake: Lake) -> Status:
             rows |= {Partition(table, tuple(zip(keys, values, strict=True))): count for *values, count in counts}
         outcomes = list(tables.query(_OUTCOMES)[1])
         labels = dict(tables.query("SELECT dataset, count(*) FROM labels GROUP BY dataset ORDER BY dataset")[1])
-    # The plans are read after the tables, so that all that is in the tables is planned, also if a job has just begun.
+    # The plans are read after the tables: even if a job is running, every video in the tables is then in a plan.
     jobs = {partition: _planned(lake, partition) for table in _MADE_BY_JOBS for partition in lake.partitions(table)}
     for partition, count in rows.items():
         jobs[partition].rows = count
