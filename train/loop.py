@@ -98,7 +98,10 @@ def fit(
     started = time.monotonic()
     every = max(1, stage.steps // _LOGGED)
     objective.train()
-    with Progress(total=stage.steps, unit="step") as progress, (session.work / f"{name}.jsonl").open("w") as lines:
+    with (
+        Progress(total=stage.steps, unit="step", name=name) as progress,
+        (session.work / f"{name}.jsonl").open("w") as lines,
+    ):
         for step in range(stage.steps):
             torch.manual_seed(step_seed(session.seed, name, step))
             for group in engine.optimizer.param_groups:

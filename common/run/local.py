@@ -32,7 +32,7 @@ from common.run.pool import (
     given_up,
     installation,
 )
-from common.run.watchdog import BUILDING, POLL_S, Monitor, Watchdog
+from common.run.watchdog import BUILDING, POLL_S, Monitor, Watchdog, in_words
 
 MODULE = "common.run.forkserver"
 END_S = 5.0
@@ -128,6 +128,10 @@ class LocalPool:
         finally:
             self._server.kill()
             self._wait_for_the_end()
+
+    def doing(self) -> str | None:
+        ready = {worker.name for worker in list(self._workers) if worker.ready}
+        return in_words(where for name, where in self._monitor.heard().where.items() if name in ready)
 
     def submit(self, commit: Any) -> None:
         self._commits.append(_Task(commit, commit=True))

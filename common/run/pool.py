@@ -83,6 +83,9 @@ class Pool(AbstractContextManager["Pool"], Protocol):
         running commits, but not after an interrupt.
         """
 
+    def doing(self) -> str | None:
+        """What the workers prepare, in words; None once one of them is at a task. Any thread may ask."""
+
     def submit(self, commit: Any) -> None:
         """Adds a commit. Workers take it before parcels; it fails when it has killed `COMMIT_ATTEMPTS` workers."""
 

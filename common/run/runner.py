@@ -167,7 +167,7 @@ class _Round:
 
 def _do(committer: Committer, units: Units, pool: Pool, summary: Summary) -> None:
     log.get("run").info("planned", videos=units.videos, units=len(units))
-    with Progress(total=units.videos, total_cost=units.bytes) as bar:
+    with Progress(total=units.videos, total_cost=units.bytes, doing=pool.doing) as bar:
         for some in _rounds(units):
             _do_round(_Round(committer, some), pool, bar, summary)
 
@@ -182,6 +182,6 @@ def _do_round(round_: _Round, pool: Pool, bar: Progress, summary: Summary) -> No
                 summary.add(result)
                 continue
             for done in result:
-                bar.update(done=1, failed=done.failed, cost=done.size)
+                bar.update(done=1, failed=done.failed, cost=done.size, whole=done.frames)
                 if whole := round_.finished(done):
                     pool.submit(Commit(whole))

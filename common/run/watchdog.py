@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from common.errors import JobStalled, MienError
@@ -22,6 +22,14 @@ class Beats:
     count: int = 0
     frames: int = 0
     where: dict[str, str] = field(default_factory=dict)
+
+
+def in_words(where: Iterable[str]) -> str | None:
+    """What workers that are `where` prepare; None if one of them is at a task."""
+    places = set(where) - {IDLE}
+    if not places:
+        return "starting workers"
+    return "loading models" if places == {BUILDING} else None
 
 
 class Monitor:
@@ -63,6 +71,10 @@ class Watchdog:
         self._forgiven = self._building()
         self._silent_s = 0.0
         self._looked = clock()
+
+    def doing(self) -> str | None:
+        """As `in_words`, by the heartbeats that were looked at last."""
+        return in_words(self._seen.where.values())
 
     def finished(self) -> None:
         """A task was finished: the job makes progress, whatever workers have died until now."""

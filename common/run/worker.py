@@ -77,6 +77,7 @@ class Done(NamedTuple):
     unit: str
     video_id: str
     size: int
+    frames: int
     failed: bool
 
 
@@ -112,7 +113,7 @@ class Worker:
                     self.processor.prefetch(following)
                 beat(video.uri, 0)
                 outcome = self._finish(self.processor, video, partial(beat, video.uri))
-            yield Done(video.unit, video.video_id, video.size, outcome.row["status"] == "failed")
+            yield Done(video.unit, video.video_id, video.size, outcome.row["frames"], outcome.row["status"] == "failed")
 
     def _finish(self, processor: Processor, video: Video, beat: Callable[[int], None]) -> Outcome:
         """Tries a video until it has an outcome. It fails after `STRIKES` attempts without one."""

@@ -14,11 +14,13 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from common import log
+from common import progress as progress_module
 from common.progress import Progress
 
 
@@ -107,6 +109,35 @@ def test_what_was_done_before_counts_as_done_and_not_for_the_eta(lines: Any, cos
     assert state.eta_s == pytest.approx(state.elapsed_s * 3)
 
 
+def test_the_eta_counts_down_while_frames_of_unfinished_videos_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers begin after 20 s; each does 10 frames a second of videos of 100 frames and 7 bytes a frame."""
+    now = [0.0]
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = Progress(total=10, total_cost=7_000)
+    now[0] = 20
+    progress.update(frames=1)
+    told: list[tuple[float, float]] = []
+    for second in range(1, 51):
+        now[0] = 20 + second
+        progress.update(frames=20 - (second == 1))
+        if second % 10 == 0:
+            progress.update(done=2, cost=1_400, whole=200)
+        eta = progress.state().eta_s
+        assert (eta is None) == (second < 10)
+        if eta is not None:
+            told.append((second, eta))
+    assert [eta for _, eta in told] == pytest.approx([50 - second for second, _ in told], abs=1e-6)
+
+
+def test_until_something_is_done_it_says_what_goes_on(lines: Any) -> None:
+    with Progress(total=4, interval_s=0.1, name="mae", doing=lambda: "loading models") as progress:
+        time.sleep(0.25)
+        progress.update(frames=1)
+    first, *_, last = lines()
+    assert (first["doing"], first["name"], first["done"]) == ("loading models", "mae", 0)
+    assert "doing" not in last
+
+
 def test_an_error_inside_ends_it_all_the_same(lines: Any) -> None:
     with pytest.raises(KeyError), Progress(total=2):
         raise KeyError("x")
@@ -126,7 +157,8 @@ import time
 from common import log
 from common.progress import Progress
 log.configure()
-with Progress(total=4, unit="video", interval_s=0.05) as progress:
+with Progress(total=4, unit="video", interval_s=0.05, name="tapes", doing=lambda: "starting Ray") as progress:
+    time.sleep(0.3)
     progress.update(done=1, frames=100, failed=1)
     time.sleep(0.3)
     log.get("x").warning("a line in between")
@@ -149,7 +181,8 @@ with Progress(total=4, unit="video", interval_s=0.05) as progress:
     assert process.wait() == 0
     screen = written.decode()
     assert "25%" in screen
-    assert "1/4 videos" in screen
+    assert "tapes: 0/4 videos, starting Ray (0 s)" in screen
+    assert "tapes: 1/4 videos" in screen
     assert "frames/s, ETA 0:00:0" in screen
     assert "1 failed" in screen
     assert "4/4 videos" in screen

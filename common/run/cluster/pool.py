@@ -83,6 +83,7 @@ class RayPool:
         self._address = environment.RAY_ADDRESS.get()
         self._stack = ExitStack()
         self._session: Session | None = None
+        self._watchdog: Watchdog | None = None
         self._commits: deque[Any] = deque()
         self._under_way: set[Any] = set()  # references of commits
         self._results: queue.Queue[Any] = queue.Queue()
@@ -95,6 +96,9 @@ class RayPool:
     ) -> None:
         self._stack.close()
 
+    def doing(self) -> str | None:
+        return self._watchdog.doing() if self._watchdog else "starting Ray"
+
     def submit(self, commit: Any) -> None:
         self._commits.append(commit)
 
@@ -103,7 +107,7 @@ class RayPool:
         workers = self._options.count(
             session.cpus, len(parcels) + len(self._commits), can_grow=self._address is not None
         )
-        watchdog = Watchdog(workers, self._options.stall_s, on_frames, session.heard())
+        watchdog = self._watchdog = Watchdog(workers, self._options.stall_s, on_frames, session.heard())
         pumping = self._pump(session, parcels, workers)
         try:
             while pumping.is_alive() or self._commits or self._under_way or not self._results.empty():

@@ -29,6 +29,19 @@ def job() -> Job:
     return Job()
 
 
+def test_what_workers_prepare_is_told_until_one_is_at_a_video(job: Job) -> None:
+    def told() -> str | None:
+        job.wait(1)
+        return job.watchdog.doing()
+
+    assert told() == "starting workers"
+    job.monitor.beat("a", BUILDING, 0)
+    job.monitor.beat("b", IDLE, 0)
+    assert told() == "loading models"
+    job.monitor.beat("a", "/v/1.mp4", 0)
+    assert told() is None
+
+
 def test_frames_are_told_as_they_come(job: Job) -> None:
     job.monitor.beat("a", "/v/1.mp4", 10)
     job.monitor.beat("b", "/v/2.mp4", 5)
