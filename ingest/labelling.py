@@ -8,7 +8,6 @@ writes nothing.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common import scratch
 from common.errors import AlreadyExists, NotFound, PreconditionFailed, StoreError, UsageError
 from common.lake.format import check, claim
 from common.lake.layout import Lake, Partition
@@ -49,8 +49,8 @@ def label(dataset: str, root: Path, lake: Lake) -> Labelled:
         raise UsageError(f"{root} is not a folder: name the one that holds the dataset's annotations")
     key = lake.part_key(Partition("labels", (("dataset", dataset),)), "labels")
     check(lake)
-    with tempfile.TemporaryDirectory(prefix="mien-label-") as scratch:
-        part = Path(scratch) / "labels.parquet"
+    with scratch.folder() as folder:
+        part = Path(folder) / "labels.parquet"
         videos, rows, content = _write(part, read(root))
         claim(lake)
         return Labelled(dataset, videos, rows, _put(lake, key, part, content))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from common import config
+from common import config, scratch
 from common.bundle.folder import Bundle
 from common.bundle.manifest import BundleManifest
 from common.cli import JobOptions
@@ -40,7 +39,7 @@ def opened(bundle: str | None, settings: StoreSettings | None = None) -> Iterato
         return
     from train.models.published import fer2013
 
-    with tempfile.TemporaryDirectory(prefix="mien-") as folder:
+    with scratch.folder() as folder:
         yield fer2013.published().write(Path(folder) / "fer2013")
 
 

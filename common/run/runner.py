@@ -65,12 +65,12 @@ def run(
             print(*(video.uri for video in unit.videos), sep="\n")
         return summary
     run_id = f"r{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with sigterm_as_ctrl_c(), _pool(WorkerFactory(destination, make_processor, run_id), options) as pool:
+    make = WorkerFactory(destination, make_processor, run_id)
+    with scratch.claimed(), sigterm_as_ctrl_c(), _pool(make, options) as pool:
         claim(destination.lake)
         committer.record_config()
         units, summary = _plan(committer, listing, options)
         if units:
-            scratch.claim()
             _do(committer, units, pool, summary)
     summary.wall_s = round(time.monotonic() - started, 3)
     if summary.planned != summary.ok + summary.partial + summary.failed:

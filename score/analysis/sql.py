@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ import duckdb
 import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
+from common import scratch
 from common.errors import MienError, UsageError
 from common.lake.committed import committed
 from common.lake.format import check_existing
@@ -175,7 +175,7 @@ def connect(lake: Lake) -> Iterator[Tables]:
     """Questions to `lake`. Raises `UsageError` if there is no lake."""
     check_existing(lake)
     files = _LakeFiles(lake)
-    with tempfile.TemporaryDirectory(prefix="mien-sql-") as spill:
+    with scratch.folder() as spill:
         connection = duckdb.connect(config={"temp_directory": spill, "autoinstall_known_extensions": False})
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_external_file_cache = false")

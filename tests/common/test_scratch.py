@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,34 @@ def test_a_folder_that_another_process_takes_for_abandoned_before_it_is_locked_i
     monkeypatch.setattr(fcntl, "flock", late)
     own = scratch.claim()
     assert list(tmp_path.iterdir()) == [own]
+
+
+def test_a_block_leaves_nothing_of_processes_that_were_killed_in_it(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, subprocess, sys, tempfile\nfrom common import scratch\n"
+        "with scratch.claimed() as own, scratch.folder() as folder:\n"
+        "    assert folder.startswith(f'{own}/')\n"
+        "    worker = 'import os; from common import scratch; scratch.claim(); os.kill(os.getpid(), 9)'\n"
+        "    subprocess.run([sys.executable, '-c', worker], env={'TMPDIR': sys.argv[1]})\n"
+        "    assert len(os.listdir(sys.argv[1])) == 2\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path], env={"TMPDIR": str(tmp_path)})
+    assert ended.returncode == -9
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_something_stays_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    busy = scratch.claim() / "busy"
+    busy.mkdir()
+    with monkeypatch.context() as stuck:
+        stuck.setattr(shutil, "rmtree", lambda *given, **more: None)
+        scratch.release()
+    assert busy.is_dir()
+    with scratch.claimed():
+        assert not busy.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_for_temporary_files_that_is_gone_is_one_sentence(

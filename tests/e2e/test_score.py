@@ -166,7 +166,9 @@ def test_a_kill_and_a_second_command_give_the_rows_of_an_undisturbed_run(
 ) -> None:
     lake = tmp_path / "lake"
     command = ("score", archive, "--lake", lake, "--model", bundle, "--workers", 1, "--json")
-    process = start(*command)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = start(*command, TMPDIR=str(temporary))
     _wait_for(lambda: any(lake.glob("_staging/**/*.parquet")))
     if victim == "driver":
         process.kill()
@@ -175,8 +177,9 @@ def test_a_kill_and_a_second_command_give_the_rows_of_an_undisturbed_run(
     else:
         _workers_of(process.pid)[0].kill()
     process.communicate(timeout=800)
-    done = mien(*command)
+    done = mien(*command, TMPDIR=str(temporary))
     assert done.status == 0, done.stderr
+    assert list(temporary.iterdir()) == []
     assert_same(rows(lake), golden)
     attempts = [row["attempts"] for row in table(lake, "videos").to_pylist()]
     assert sum(attempts) <= len(attempts) + 1
@@ -196,7 +199,9 @@ def _workers_of(driver: int) -> list[psutil.Process]:
 
 def test_ctrl_c_ends_within_seconds_and_loses_nothing_committed(archive: Path, bundle: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
-    process = start("score", archive, "--lake", lake, "--model", bundle, "--workers", 1)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = start("score", archive, "--lake", lake, "--model", bundle, "--workers", 1, TMPDIR=str(temporary))
     _wait_for(lambda: any(lake.glob("_staging/**/*.parquet")))
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
@@ -204,6 +209,7 @@ def test_ctrl_c_ends_within_seconds_and_loses_nothing_committed(archive: Path, b
     assert time.monotonic() - started < 15
     assert process.returncode == 130
     assert "Traceback" not in stderr
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_video_that_kills_its_worker_every_time_is_worker_lost_and_its_neighbours_are_scored(

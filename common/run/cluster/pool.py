@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -19,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from common import environment
+from common import environment, scratch
 from common.run.cluster.session import Session, variables
 from common.run.pool import (
     COMMIT_ATTEMPTS,
@@ -131,7 +130,7 @@ class RayPool:
     def _started(self) -> Session:
         if self._session is None:
             before = os.getcwd()
-            os.chdir(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mien-")))
+            os.chdir(self._stack.enter_context(scratch.folder()))
             self._stack.callback(os.chdir, before)
             self._stack.enter_context(variables(self._address))
             self._session = Session(self._address)

@@ -16,13 +16,14 @@ from typing import Any
 
 import psutil
 
-from common import environment
+from common import environment, scratch
 from common.errors import JobStalled, MienError
 from common.run.watchdog import Beats, Monitor
 
 OBJECT_STORE_BYTES = 200 * 2**20  # only tasks and results cross it, never frames or rows
 START_S = 180
 KNOCK_S = 10.0
+LONGEST_TEMPORARY = 41  # characters of a folder in which the paths of Ray's sockets stay below the kernel's 108
 HEAR_S = 10.0
 SHUTDOWN_S = 30.0
 
@@ -130,8 +131,10 @@ def _init(address: str | None) -> None:
         _knock(address)
         ray.init(address=address, **quiet)
     else:
+        folder = str(scratch.claim())
         ray.init(
             address="local",
+            _temp_dir=folder if len(folder) <= LONGEST_TEMPORARY else None,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             **quiet,

@@ -5,11 +5,11 @@ They give eight expressions, or seven without contempt; those named `_mtl` also 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import scratch
 from common.download import download
 from common.errors import UsageError
 from train.models.onnx import open_session
@@ -63,7 +63,7 @@ def downloaded(model: str, sha256: str | None = None) -> Published:
     """The same for a file from the project's repository. Raises MienError if the download fails."""
     known = FILES[_model(Path(model))]
     otherwise = "fetch it by other means, and name the file without --download"
-    with tempfile.TemporaryDirectory(prefix="mien-") as folder:
+    with scratch.folder() as folder:
         file = Path(folder) / f"{Path(model).stem}.onnx"
         download(f"{ADDRESS}/{file.name}", file, sha256 or known.sha256, otherwise)
         return published(file, sha256)

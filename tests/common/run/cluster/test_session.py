@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import json, os, psutil
+from common import scratch
 from common.run.cluster.pool import RayPool
 from common.run.pool import PoolOptions
 from toy_workers import MakeToy
@@ -28,7 +30,8 @@ def square(number):
         sockets = [found for process in processes for found in process.net_connections("inet")]
         listening = sorted({found.laddr.ip for found in sockets if found.status == psutil.CONN_LISTEN})
         inside, folder = variables(), os.getcwd()
-    return {"result": result, "listening": listening, "inside": inside, "folder": folder}
+        sessions = [name for name in os.listdir(scratch.claim()) if name.startswith("session_")]
+    return {"result": result, "listening": listening, "inside": inside, "folder": folder, "sessions": sessions}
 
 before, folder = variables(), os.getcwd()
 first, second = square(3), square(4)
@@ -60,13 +63,13 @@ print(json.dumps({"message": message, "took": took, "bystander alive": alive}))
 """
 
 
-def said(program: str) -> dict[str, Any]:
+def said(program: str, **variables: str) -> dict[str, Any]:
     """What a program prints, run in a process of its own: one process knows one Ray and one token for good."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     support = os.path.join(os.path.dirname(__file__), "..", "..", "..", "support")
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment | {"PYTHONPATH": support},
+        env=environment | {"PYTHONPATH": support} | variables,
         capture_output=True,
         text=True,
         check=False,
@@ -78,8 +81,9 @@ def said(program: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    """What a program says that starts Ray twice."""
-    return said(PROGRAM)
+    """What a program says that starts Ray twice, and what it leaves of temporary files."""
+    with tempfile.TemporaryDirectory() as folder:  # short, as the paths of Ray's sockets may not be long
+        return said(PROGRAM, TMPDIR=folder) | {"files left": os.listdir(folder)}
 
 
 def test_it_listens_on_the_loopback_alone(told: dict[str, Any]) -> None:
@@ -95,6 +99,11 @@ def test_its_token_and_its_other_variables_end_with_it(told: dict[str, Any]) -> 
 def test_one_process_may_start_it_twice_and_no_process_is_left(told: dict[str, Any]) -> None:
     assert (told["first"]["result"], told["second"]["result"]) == (9, 16)
     assert told["left"] == []
+
+
+def test_its_files_go_with_the_job(told: dict[str, Any]) -> None:
+    assert len(told["second"]["sessions"]) >= 2
+    assert told["files left"] == []
 
 
 def test_the_driver_works_from_an_empty_folder_meanwhile(told: dict[str, Any]) -> None:
