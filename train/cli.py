@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,11 +65,8 @@ def train(
     if json:
         emit_json({"bundle": str(made.path), "id": manifest.id, **manifest.metrics})
     else:
-        names = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
-        figures = ", ".join(
-            f"{name} {manifest.metrics[name]:.3f}" for name in names if manifest.metrics.get(name) is not None
-        )
-        click.echo(f"{manifest.name} {manifest.id} in {made.path}: {figures or 'no validation videos in the lake'}")
+        click.echo(f"{manifest.name} {manifest.id} in {made.path}")
+        click.echo(_as_table(manifest.metrics) or "no metrics: the lake has no validation videos")
 
 
 @click.command()
@@ -92,10 +89,22 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> 
     if json:
         emit_json(metrics)
     else:
-        for name, value in metrics.items():
-            for key, figure in value.items() if isinstance(value, dict) else [("", value)]:
-                shown = f"{figure:.3f}" if isinstance(figure, float) else "not defined" if figure is None else figure
-                click.echo(f"{' '.join((name, key)).strip()}: {shown}")
+        click.echo(_as_table(metrics))
+
+
+def _as_table(metrics: Mapping[str, Any]) -> str:
+    """A line for each metric, the numbers below one another."""
+    rows = [
+        (f"{name} {key}".strip(), figure)
+        for name, value in metrics.items()
+        for key, figure in (value.items() if isinstance(value, Mapping) else [("", value)])
+    ]
+    width = max((len(name) for name, _ in rows), default=0)
+    shown = (
+        (name, f"{figure:.3f}" if isinstance(figure, float) else "not defined" if figure is None else f"{figure}")
+        for name, figure in rows
+    )
+    return "\n".join(f"{name:<{width}}  {figure:>11}" for name, figure in shown)
 
 
 @click.group("import")

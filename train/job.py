@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import common
-from common import config, environment, log
+from common import config, environment
 from common.bundle import folder
 from common.bundle.folder import Bundle
 from common.errors import UsageError
@@ -53,7 +53,6 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
     model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, device)
     metrics = evaluate(model, faces)
     (work / "result.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    log.get("train").info("evaluated", **{key: value for key, value in metrics.items() if isinstance(value, float)})
     return _write(out, recipe, session.precision, faces, trained, metrics)
 
 

@@ -203,12 +203,26 @@ def test_evaluating_the_bundle_again_gives_the_metrics_that_it_states(
     assert "unknown key 'window'" in capsys.readouterr().err
 
 
-def test_an_evaluation_is_told_line_by_line(short: Bundle, toy_lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation_is_told_as_a_table(short: Bundle, toy_lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(short.path), "--lake", str(toy_lake)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "frames va: 140" in lines
-    assert "chance ccc: 0.000" in lines
-    assert f"ccc_valence: {short.manifest.metrics['ccc_valence']:.3f}" in lines
+    assert len({len(line) for line in lines}) == 1
+    told = {name.strip(): figure for name, figure in (line.rsplit(maxsplit=1) for line in lines)}
+    assert told["frames va"] == "140"
+    assert told["chance ccc"] == "0.000"
+    assert told["ccc_valence"] == f"{short.manifest.metrics['ccc_valence']:.3f}"
+
+
+def test_training_tells_its_metrics_once(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "bundle")
+    assert main(["train", toy_recipe, *SHORT, "--lake", str(toy_lake), "--out", out]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("ccc_valence") == 1
+    assert "ccc_valence" not in captured.err
+    stages = [json.loads(line)["name"] for line in captured.err.splitlines() if '"event": "progress"' in line]
+    assert stages == ["mae", "finetune", "va", "expr", "au"]
 
 
 def test_a_metric_that_is_not_defined_is_none_and_a_task_without_labels_has_none(short: Bundle, toy_lake: Path) -> None:
