@@ -1,8 +1,7 @@
-"""A picture of one video's scores over its time: the answer of `mien plot`.
+"""`mien plot`: draws one video's scores over time.
 
-A panel for each track: valence and arousal as lines or, of a model without them, the expressions as a stacked band, or
-else the action units as a map of colours. Below it, its faces where the lake has them. So the first task of `TASKS`
-that the model knows is drawn.
+There is a panel for each track. It shows the first task of `TASKS` that the model has: valence and arousal as lines,
+expressions as a stacked band, or action units as a map of colours. Below it are its faces, if the lake has them.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ def _draw_lines(axis: Axes, points: pd.DataFrame, columns: list[str], keys: dict
 
 
 def _draw_bands(axis: Axes, points: pd.DataFrame, columns: list[str], keys: dict[str, Artist]) -> None:
-    """The probabilities upon one another, and above them a row with the labels."""
+    """The probabilities stacked, and above them a row with the labels."""
     upper: Any = 0.0
     for column in columns:
         name = column.removeprefix(TASKS["expr"].prefix)
@@ -182,7 +181,7 @@ def _stepped(points: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], ND
     starts, ends = points["start_s"].to_numpy(), points["end_s"].to_numpy()
     values = points[column].to_numpy(np.float64)
     last = np.append(starts[1:] - ends[:-1] > SAME_TIME, True)
-    # Behind the last stretch before a gap: its value again, at its end, and then none.
+    # After the last stretch before a gap come two more points at its end: its value again, then NaN.
     order = np.sort(np.concatenate([np.arange(len(points)), *2 * [np.flatnonzero(last)]]), kind="stable")
     nth = np.arange(len(order)) - np.searchsorted(order, order)
     return np.where(nth == 0, starts[order], ends[order]), np.where(nth == 2, np.nan, values[order])

@@ -1,4 +1,4 @@
-"""Which video of a lake is meant, of those that models scored."""
+"""Finds the scored video of a lake that a user names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN_CHOICES = 8
 
 @dataclass(frozen=True)
 class Scored:
-    """A video with scores: what the folders of its rows say, and its own id and URI."""
+    """A video with scores: the model and the archive of its rows, its id and its URI."""
 
     model: str
     archive: str

@@ -1,4 +1,4 @@
-"""One video as one model scored it, read from a lake to be drawn: what `score.analysis.plot` shows."""
+"""Reads one video's scores by one model from a lake, for `score.analysis.plot` to draw."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _crops(
     crops: dict[int, list[tuple[int, NDArray[np.uint8], str | None]]] = {}
     for face in chosen.sort_values(["track_id", "slot"]).to_dict("records"):
         box = [face[column] for column in BOX_COLUMNS]
-        # The archive may have been ingested with other options: a face is known by where it is.
+        # The archive may have been ingested with other options, so faces are matched by their boxes.
         same = [row for row in stored.get(face["frame_index"], []) if _overlap(box, row[3:]) >= 0.5]
         if same:
             uri, frame, crop = max(same, key=lambda row: _overlap(box, row[3:]))[:3]

@@ -1,4 +1,4 @@
-"""What `mien sql` offers above the tables: views and a macro of DuckDB, as SQL, each made when a question names it."""
+"""The views and the macro that `mien sql` adds to the tables, as SQL; each is created when a query names it."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ _MATCHED = f"""
 
 
 def definition(name: str, lake: Lake) -> str:
-    """The statement that makes the view or macro `name`, once the table that it reads is there."""
+    """The statement that creates the view or macro `name`. The table that it reads must exist."""
     return {"frames": _FRAMES, "tracks": _TRACKS, "matched": _MATCHED}.get(name) or _models(lake)
 
 
 def _models(lake: Lake) -> str:
-    """A row is a model: the bundle and the options that it is made of, and when its videos were scored."""
+    """The view `models`: a row per model with its bundle, its options, and when its videos were scored."""
     from score.config import made_with, stored
 
     found = {}
