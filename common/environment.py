@@ -41,6 +41,7 @@ AWS_DEFAULT_REGION = Variable("AWS_DEFAULT_REGION", "the same, where AWS_REGION 
 RAY_ADDRESS = Variable("RAY_ADDRESS", "host:port of the Ray cluster that does the work; not set: this machine")
 XDG_CACHE_HOME = Variable("XDG_CACHE_HOME", "folder below which bundles from S3 are kept; not set: ~/.cache")
 NO_COLOR = Variable("NO_COLOR", "set: logs on a terminal have no colours (no-color.org)")
+MIEN_LOG = Variable("MIEN_LOG", "'text' or 'json': form of the logs; not set: text on a terminal, JSON elsewhere")
 WORLD_SIZE = Variable("WORLD_SIZE", "how many processes a launcher such as torchrun has started")
 MIEN_FAULT = Variable("MIEN_FAULT", "tests only: where this process is to fail, see common/faults.py")
 
@@ -70,6 +71,11 @@ OF_A_DECODER = {"PATH": "", "OPENBLAS_NUM_THREADS": "1"}
 def threads(count: int) -> dict[str, str]:
     """Variables that give the libraries of a new process `count` threads each; they read them at their import."""
     return {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def logs(*, as_text: bool) -> dict[str, str]:
+    """Variables for a process whose logs come to a terminal, if `as_text`, though it does not see one."""
+    return {MIEN_LOG.name: "text"} if as_text and not MIEN_LOG.get() else {}
 
 
 def values() -> dict[str, str]:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -96,32 +96,31 @@ _SHARED: list[Processor] = [
 ]
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(logging.Handler):
     """Writes to the current `sys.stderr`, above the progress bar if there is one."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
-
     def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" not in sys.modules or not sys.stderr.isatty():
-            super().emit(record)
-            return
-        from tqdm import tqdm
-
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            write(self.format(record))
         except Exception:
             self.handleError(record)
+
+
+def write(line: str) -> None:
+    """Writes a line to stderr, above the progress bar if there is one."""
+    if "tqdm" in sys.modules and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def configure(json: bool | None = None) -> None:
     """Sends all logs to stderr; `json` None: JSON lines unless stderr is a terminal. May be called again."""
     if json is None:
-        json = not sys.stderr.isatty()
+        form = environment.MIEN_LOG.get()
+        json = form == "json" if form else not sys.stderr.isatty()
     renderer: Processor
     if json:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)

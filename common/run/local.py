@@ -12,16 +12,17 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from common import environment
+from common import environment, log
 from common.errors import MienError
 from common.run.pool import (
     COMMIT_ATTEMPTS,
@@ -71,14 +72,20 @@ class _ForkServer:
     def __init__(self, make: MakeWorker, cpus: int) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
+            terminal = sys.stderr.isatty()  # there, what workers write comes through us: lines would cross the bar
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", MODULE, str(theirs.fileno()), str(os.getpid())],
                 # Libraries start their threads at their import, so their number must be set before.
-                env=environment.values() | environment.threads(cpus),
+                env=environment.values() | environment.threads(cpus) | environment.logs(as_text=terminal),
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # stdout is the command's own
+                stdout=subprocess.PIPE if terminal else 2,  # stdout is the command's own
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
                 pass_fds=[theirs.fileno()],
             )
+        self._relay = threading.Thread(target=_relayed, args=(self._process.stdout,), daemon=True, name="relay")
+        self._relay.start()
         self._greeting = (make, installation())
         with suppress(ConnectionError), Connection(os.dup(self._control.fileno())) as server:
             server.send(make)
@@ -100,7 +107,14 @@ class _ForkServer:
         """Kills the server; the kernel then kills its workers. May be called twice."""
         self._process.kill()
         self._process.wait()
+        self._relay.join(END_S)
         self._control.close()
+
+
+def _relayed(lines: Iterable[str] | None) -> None:
+    """Writes the lines of a pipe, one by one, until its other ends are closed."""
+    for line in lines or ():
+        log.write(line.rstrip("\n"))
 
 
 class LocalPool:

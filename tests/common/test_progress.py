@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from terminal import on_a_terminal
 
 from common import log
 from common import progress as progress_module
@@ -164,22 +158,7 @@ with Progress(total=4, unit="video", interval_s=0.05, name="tapes", doing=lambda
     log.get("x").warning("a line in between")
     progress.update(done=3, frames=20)
 """
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=theirs, env=os.environ | {"NO_COLOR": "1"})
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not chunk:
-            break
-        written += chunk
-    os.close(ours)
-    assert process.wait() == 0
-    screen = written.decode()
+    screen = on_a_terminal(program)
     assert "25%" in screen
     assert "tapes: 0/4 videos, starting Ray (0 s)" in screen
     assert "tapes: 1/4 videos" in screen

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from terminal import on_a_terminal
 from toy_workers import MakeToy
 
 from common.errors import MienError
@@ -160,3 +161,25 @@ def test_a_container_s_share_of_the_cpus_counts(tmp_path: Path, monkeypatch: pyt
     for text, expected in (("max 100000", allowed), ("50000 100000", 1), ("100000000 100000", allowed)):
         share.write_text(text)
         assert local.cpus() == expected
+
+
+def test_on_a_terminal_what_workers_write_stands_above_the_bar() -> None:
+    screen = on_a_terminal(
+        """
+import time
+from common import log
+from common.progress import Progress
+from common.run.local import LocalPool
+from common.run.pool import PoolOptions
+from toy_workers import MakeToy
+log.configure()
+with Progress(total=4, interval_s=0.01) as bar, LocalPool(MakeToy(), PoolOptions(workers=1)) as pool:
+    bar.update(done=1)
+    for result in pool.map_parcels([("speak", f"canary {n}") for n in range(3)], lambda frames: None):
+        time.sleep(0.1)
+"""
+    )
+    lines = [line for line in screen.replace("\r", "\n").splitlines() if "canary" in line]
+    assert sum("warning" in line for line in lines) == 3  # each is printed and logged
+    assert len(lines) == 6
+    assert not any("%" in line or "{" in line for line in lines)
