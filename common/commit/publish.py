@@ -202,14 +202,14 @@ class Publisher:
                 break
         if stored is None:
             raise CommitConflict(f"{key} was not written by this program: move it out of the lake")
-        return LedgerRecord.from_json(stored), before.version
+        return LedgerRecord.from_json(stored, key), before.version
 
     def _read_record(self, key: str) -> Held | None:
         try:
             data, version = self._store.read_versioned(key)
         except NotFound:
             return None
-        return LedgerRecord.from_json(data), version
+        return LedgerRecord.from_json(data, key), version
 
 
 @contextmanager

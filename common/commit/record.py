@@ -13,6 +13,7 @@ import pyarrow as pa
 
 import common
 from common.commit.units import Unit
+from common.errors import CommitConflict
 from common.lake.parts import check_values
 from common.lake.schema import SCHEMA_VERSION, VIDEOS
 
@@ -107,9 +108,16 @@ class LedgerRecord:
         return json.dumps(stored | {"videos": [outcome.to_dict() for outcome in self.videos]}).encode()
 
     @classmethod
-    def from_json(cls, data: bytes | str) -> LedgerRecord:
-        stored = json.loads(data)
-        return cls(**stored | {"videos": tuple(map(Outcome.from_dict, stored["videos"]))})
+    def from_json(cls, data: bytes | str, key: str) -> LedgerRecord:
+        """`key`: the object that holds it. Raises `CommitConflict` for what is no record."""
+        try:
+            stored = json.loads(data)
+            return cls(**stored | {"videos": tuple(map(Outcome.from_dict, stored["videos"]))})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise CommitConflict(
+                f"{key} does not hold the record of a unit, somebody changed it: move it out of the lake, then run "
+                "`mien reconcile`"
+            ) from None
 
 
 def record_of(unit: str, partition: str, outcomes: Iterable[Outcome], parts: int = 1) -> LedgerRecord:

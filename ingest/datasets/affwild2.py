@@ -127,7 +127,7 @@ def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
 def _numbers(path: Path, width: int) -> np.ndarray:
     """float64 [lines, width] of a file, its header left out."""
     try:
-        header, *lines = path.read_text().splitlines() or [""]
+        header, *lines = path.read_text("utf-8").splitlines() or [""]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from None
     if _row(header):  # the header is missing: without it every label would be one frame too early

@@ -98,15 +98,16 @@ class Sandbox:
 
     def receive(self) -> Message:
         """The child's next message. Raises VideoError if none comes in time, the child died, or it is not valid."""
-        allowed = min(self._limits.stall_s, self._allowance - self._waited)
-        self._socket.settimeout(max(allowed, 0.001))
+        left = self._allowance - self._waited
+        self._socket.settimeout(max(min(self._limits.stall_s, left), 0.001))
         began = time.monotonic()
         try:
             data = self._socket.recv(MESSAGE_BYTES)
         except TimeoutError:
-            raise VideoError(
-                "decode_timeout", f"the decoder gave no frame for {allowed:.0f} s and was stopped"
-            ) from None
+            silent = f"gave no frame for {self._limits.stall_s:.0f} s"
+            slow = f"took more than {self._allowance:.0f} s for the frames so far"
+            why = silent if self._limits.stall_s <= left else slow
+            raise VideoError("decode_timeout", f"the decoder {why} and was stopped") from None
         except ConnectionResetError:
             data = b""
         self._waited += time.monotonic() - began

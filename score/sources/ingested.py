@@ -123,7 +123,8 @@ class IngestedFaces:
         if self._record is None or self._record.unit != unit:
             lake, partition = self._ingested.lake, self._ingested.partition
             try:
-                self._record = LedgerRecord.from_json(lake.store.read(lake.ledger_key(partition, unit)))
+                key = lake.ledger_key(partition, unit)
+                self._record = LedgerRecord.from_json(lake.store.read(key), key)
             except NotFound:
                 return None
         return self._record

@@ -101,6 +101,24 @@ def test_a_part_that_is_gone_is_named_and_nothing_else_is_touched(
     assert objects(lake) == before
 
 
+@pytest.mark.parametrize("content", [b"not JSON", b"[]", b'{"unit": "u"}'])
+def test_a_damaged_ledger_record_is_named_and_the_other_units_are_mended(
+    lake: Lake, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    before = objects(lake)
+    damaged, lost = keys(lake, "_ledger/")
+    version = lake.store.stat(damaged).version  # type: ignore[union-attr]
+    lake.store.replace(damaged, content, version)
+    lake.store.delete([lost])
+    status, summary = reconcile(lake, capsys)
+    (problem,) = summary["problems"]  # type: ignore[misc]
+    assert status == 1
+    assert problem.startswith(f"{damaged} does not hold the record of a unit")
+    lake.store.delete([damaged])
+    assert reconcile(lake, capsys)[0] == 0, "the advice is right"
+    assert objects(lake) == before
+
+
 def test_a_lost_configuration_is_named(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     lake.store.delete([lake.config_key(DATA)])
     status, summary = reconcile(lake, capsys)

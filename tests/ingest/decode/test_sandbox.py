@@ -298,6 +298,8 @@ def test_each_frame_extends_the_deadline(
         assert 0 < sum(len(batch) for batch in reader) < 20
         assert reader.ending is not None
         assert reader.ending.reason == "decode_timeout"
+        assert reader.ending.message is not None
+        assert "took more than" in reader.ending.message
 
 
 def test_child_waits_for_a_slow_consumer(video: Path) -> None:
