@@ -36,22 +36,56 @@ def synth(out: Path, videos: int, seconds: float, seed: int, workers: int | None
 
 @click.command()
 @click.argument("dataset", type=click.Choice(list(DATASETS)))
-@click.argument("root", type=click.Path(path_type=Path))
-@click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
+@click.argument("root", type=click.Path(path_type=Path), required=False)
+@click.option("--lake", help="Folder or s3://bucket/prefix of the lake.")
+@click.option("--check", type=click.Path(path_type=Path), help="Draw some pictures of each class into this PNG.")
+@click.option("--describe", is_flag=True, help="Say which files are expected, and where the data is asked for.")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
-def label(dataset: str, root: Path, lake: str, json: bool) -> None:
+def label(dataset: str, root: Path | None, lake: str | None, check: Path | None, describe: bool, json: bool) -> None:
     """Put the annotations of DATASET below the folder ROOT into the lake.
 
-    The dataset synth is that of clips made by `mien synth`.
+    With --check or --describe nothing is put anywhere. The dataset synth is that of clips made by `mien synth`.
     """
+    if [lake is not None, check is not None, describe].count(True) != 1:
+        raise click.UsageError("Give one of --lake, --check and --describe")
+    if describe:
+        facts = _facts(dataset)
+        text = [f"{facts['title']}: {facts['source']}", "below ROOT:"]
+        text += [f"  {path}\n      {what}" for path, what in facts["files"].items()]
+    elif root is None:
+        raise click.UsageError("Missing argument 'ROOT', the dataset's folder")
+    elif check is not None:
+        from ingest import contact_sheet
+
+        sheet = contact_sheet.sheet(dataset, root)
+        sheet.save(check)
+        facts = {"dataset": dataset, "sheet": str(check), "classes": sheet.counts}
+        text = [f"{dataset}: {len(sheet.counts)} classes in {check}: look whether the faces show what the names say"]
+    else:
+        facts = _put_labels(dataset, root, str(lake))
+        text = [
+            f"{dataset}: {facts['rows']} rows of {facts['videos']} videos from {facts['annotations']} annotations, "
+            f"{facts['outcome']}"
+        ]
+        text += [
+            f"  {count} dropped: {reason} (first: {facts['first'][reason]})"
+            for reason, count in facts["dropped"].items()
+        ]
+    click.echo(json_.dumps(facts) if json else "\n".join(text))
+
+
+def _facts(dataset: str) -> dict[str, Any]:
+    from ingest.datasets import registry
+
+    found = registry.dataset(dataset)
+    return {"dataset": dataset, "title": found.title, "source": found.source, "files": dict(found.files)}
+
+
+def _put_labels(dataset: str, root: Path, lake: str) -> dict[str, Any]:
     from common.lake.layout import Lake
     from ingest import labelling
 
-    done = labelling.label(dataset, root, Lake(lake))
-    if json:
-        click.echo(json_.dumps(asdict(done)))
-    else:
-        click.echo(f"{done.dataset}: {done.rows} rows of {done.videos} videos, {done.outcome}")
+    return asdict(labelling.label(dataset, root, Lake(lake)))
 
 
 @click.command()

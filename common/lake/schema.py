@@ -190,11 +190,12 @@ _NOT_ANNOTATED = "not annotated"
 
 LABELS = pa.schema(
     [
-        _field("video", pa.string(), "name of the annotation file, without extension"),
+        _field("video", pa.string(), "what was annotated: a video, a person in it, a picture or a clip"),
         _field(
             "base_video",
             pa.string(),
-            "name of the video file without extension: `video` less a trailing _left or _right",
+            "name of the video's, picture's or clip's file without extension; with the folders before it where names "
+            "repeat",
         ),
         _field(
             "subject", pa.string(), "which of two people the annotation is of", range_="left, right", null="one person"
@@ -228,8 +229,9 @@ LABELS = pa.schema(
             _field(
                 f"split_{task}",
                 pa.string(),
-                f"official split of the {task} task",
-                range_="train, validation",
+                f"official split of the {task} task, of DFEW and MAFW that of their first fold; the only part that is "
+                "held out is validation",
+                range_="train, validation, test",
                 null="not in the task",
             )
             for task in TASKS
@@ -237,7 +239,7 @@ LABELS = pa.schema(
         _field(
             "fold",
             pa.int8(),
-            "fold of cross-validation: SHA-256 of base_video, modulo 5; the official split is in split_*",
+            "fold of cross-validation: the official one of DFEW and MAFW, else SHA-256 of base_video, modulo 5",
             range_="0 to 4",
         ),
     ]

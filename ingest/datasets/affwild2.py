@@ -10,22 +10,23 @@ cannot be decoded: its row is kept, and no face will ever be joined to it.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from common import tasks
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
-from common.lake.schema import LABELS
+from ingest.datasets.dataset import Dataset, Row, Tally, fold, to_table
+from ingest.datasets.media import seen
 
 SPLITS = {"Train_Set": "train", "Validation_Set": "validation"}
-FOLDS = 5
+CROPS = ("cropped_aligned*", "*/cropped_aligned*")
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,6 @@ TASKS = {
 }
 
 
-def fold(base_video: str) -> int:
-    """0 to 4: SHA-256 of the video's name, modulo 5. So it is the same in every run, and for both people of a video."""
-    return int.from_bytes(hashlib.sha256(base_video.encode()).digest()[:8], "big") % FOLDS
-
-
 def base_and_subject(name: str) -> tuple[str, str | None]:
     """`video5_left` -> (`video5`, `left`); `video5` -> (`video5`, None), even if there is a `video5_right`."""
     for subject in ("left", "right"):
@@ -75,7 +71,7 @@ def base_and_subject(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def read(root: Path) -> Iterator[pa.Table]:
+def read(root: Path, tally: Tally) -> Iterator[pa.Table]:
     """A table of `common.lake.schema.LABELS` per annotated face track, sorted by name, with a row per annotated frame.
 
     Raises UsageError for a folder without annotations and for a line that cannot be read, naming file and line.
@@ -88,7 +84,9 @@ def read(root: Path) -> Iterator[pa.Table]:
     if not found:
         raise UsageError(f"no annotations in {root}: expected <N>th_ABAW_Annotations/VA_Estimation_Challenge/Train_Set")
     for name in sorted(found):
-        yield _table(name, found[name])
+        table = _table(name, found[name])
+        tally.annotations += len(table)
+        yield table
 
 
 def _files(root: Path) -> Iterator[tuple[str, str, Path]]:
@@ -110,8 +108,8 @@ def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
         "video": pa.repeat(name, count),
         "base_video": pa.repeat(base, count),
         "subject": pa.repeat(pa.scalar(subject, pa.string()), count),
-        "frame_index": pa.array(np.arange(count, dtype=np.int32)),
-        "fold": pa.repeat(pa.scalar(fold(base), pa.int8()), count),
+        "frame_index": pa.array(np.arange(count)),
+        "fold": pa.repeat(fold(base), count),
     }
     for task in TASKS:
         split = files[task][1] if task in files else None
@@ -120,8 +118,7 @@ def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
         if task in files:
             rows[: len(values[task])] = _valid(TASKS[task], values[task], files[task][0])
         columns |= _columns(task, rows)
-    missing = {field.name: pa.nulls(count, field.type) for field in LABELS if field.name not in columns}
-    return pa.table([(columns | missing)[field.name].cast(field.type) for field in LABELS], schema=LABELS)
+    return to_table(columns, count)
 
 
 def _numbers(path: Path, width: int) -> np.ndarray:
@@ -170,3 +167,26 @@ def _columns(task: str, rows: np.ndarray) -> dict[str, pa.Array]:
         codes = np.where(known, rows[:, 0], 0).astype(np.int32)
         return {made.column: pa.array(np.array(made.outputs, object)[codes], pa.string(), mask=~known)}
     return {name: pa.array(column, from_pandas=True) for name, column in zip(made.label_columns, rows.T, strict=True)}
+
+
+def pictures(root: Path, rows: Sequence[Row]) -> Iterator[NDArray[np.uint8] | None]:
+    """See `Dataset.pictures`: the organisers' crops. They lie in one folder or, as they are shipped, in several."""
+    homes = [path for pattern in CROPS for path in sorted(root.glob(pattern)) if path.is_dir()]
+    for row in rows:
+        name = f"{row['frame_index'] + 1:05d}.jpg"
+        paths = (home / row["video"] / name for home in homes)
+        path = next((each for each in paths if each.is_file()), None)
+        yield seen(path) if path else None
+
+
+DATASET = Dataset(
+    title="Aff-Wild2 (ABAW)",
+    files={
+        "<N>th_ABAW_Annotations/<task>/{Train_Set,Validation_Set}/<track>.txt": "a column line, then a line per frame",
+        "  <task>": ", ".join(folder for facts in TASKS.values() for folder in facts.folders),
+        "cropped_aligned*/<track>/00001.jpg": "the organisers' crops; --check shows them",
+    },
+    source="for research, by request at https://ibug.doc.ic.ac.uk/resources/aff-wild2/",
+    read=read,
+    pictures=pictures,
+)

@@ -1,31 +1,35 @@
-"""The labelled datasets, found by name. A new one is a module with a function `read` and a line here.
+"""The labelled datasets, found by name. A new one is a module with a `DATASET` and a line here.
 
 This module imports no dataset: the command line asks it for their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UsageError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from ingest.datasets.dataset import Dataset
 
 DATASETS = {
     "affwild2": "ingest.datasets.affwild2",
+    "affectnet": "ingest.datasets.affectnet",
+    "rafdb": "ingest.datasets.rafdb",
+    "fer2013": "ingest.datasets.fer2013",
+    "ferplus": "ingest.datasets.ferplus",
+    "dfew": "ingest.datasets.dfew",
+    "ferv39k": "ingest.datasets.ferv39k",
+    "mafw": "ingest.datasets.mafw",
     "synth": "ingest.datasets.affwild2",  # `mien synth` writes Aff-Wild2's layout
 }
-"""Name of a dataset -> module whose `read` takes the dataset's folder."""
+"""Name of a dataset -> module with its `DATASET`."""
 
 
-def reader(name: str) -> Callable[[Path], Iterator[pa.Table]]:
-    """The function that reads a folder of the dataset. It yields tables of `common.lake.schema.LABELS`, one for each
-    annotated video or clip, sorted by name. Raises `UsageError` for a dataset that is not registered."""
+def dataset(name: str) -> Dataset:
+    """Raises `UsageError` for a dataset that is not registered."""
     if name not in DATASETS:
         raise UsageError(f"no dataset {name!r}: choose one of {', '.join(sorted(DATASETS))}")
-    read: Callable[[Path], Iterator[pa.Table]] = import_module(DATASETS[name]).read
-    return read
+    found: Dataset = import_module(DATASETS[name]).DATASET
+    return found

@@ -18,6 +18,7 @@ from common.lake.schema import LABELS
 from common.store.store import Store
 from ingest import cli
 from ingest.datasets import registry
+from ingest.datasets.dataset import Tally
 from ingest.labelling import label
 
 KEY = "labels/schema=1/dataset=affwild2/part-labels.parquet"
@@ -141,12 +142,16 @@ def test_wrong_use_is_one_sentence_and_writes_nothing(dataset, tmp_path, fault):
 TOY = """
 import pyarrow as pa
 from common.lake.schema import LABELS
+from ingest.datasets.dataset import Dataset
 
-def read(root):
+def read(root, tally):
     for path in sorted(root.glob("*.txt")):
         rows = [dict(zip(("frame_index", "clip", "expression", "votes"), eval(line))) for line in path.open()]
         known = {"video": path.stem, "base_video": path.stem, "fold": 0}
+        tally.annotations += len(rows)
         yield pa.Table.from_pylist([known | row for row in rows], schema=LABELS)
+
+DATASET = Dataset("Toy", {}, "nowhere", read, lambda root, rows: iter([None] * len(rows)))
 """
 
 
@@ -212,5 +217,75 @@ def test_the_commands_make_clips_and_label_them(tmp_path):
     made = runner.invoke(cli.synth, [str(tmp_path / "c"), "--videos", "2", "--seconds", "0.2", "--json"])
     assert (made.exit_code, json.loads(made.output)) == (0, {"videos": 2, "held_out": 0, "frames": 12})
     labelled = runner.invoke(cli.label, ["synth", str(tmp_path / "c"), "--lake", str(tmp_path / "lake"), "--json"])
-    expected = {"dataset": "synth", "videos": 2, "rows": 12, "outcome": "created"}
+    counts = {"videos": 2, "annotations": 12, "rows": 12, "dropped": {}, "first": {}}
+    expected = {"dataset": "synth", **counts, "outcome": "created"}
     assert (labelled.exit_code, json.loads(labelled.output)) == (0, expected)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """FER2013 with one picture twice."""
+    rows = [f"3,{' '.join([grey] * 2304)},Training" for grey in ("10", "20", "10")]
+    (tmp_path / "fer").mkdir()
+    (tmp_path / "fer" / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]))
+    return tmp_path / "fer"
+
+
+def test_what_is_dropped_is_counted_by_reason_and_says_where_the_first_one_is(pictures, tmp_path):
+    arguments = ["fer2013", str(pictures), "--lake", str(tmp_path / "lake")]
+    reason = "a repetition of the same picture or clip"
+    where = f"{pictures}/fer2013.csv, line 4: fer0000000"
+    told = CliRunner().invoke(cli.label, arguments)
+    assert told.output.splitlines() == [
+        "fer2013: 2 rows of 2 videos from 3 annotations, created",
+        f"  1 dropped: {reason} (first: {where})",
+    ]
+    told = json.loads(CliRunner().invoke(cli.label, [*arguments, "--json"]).output)
+    assert (told["annotations"], told["rows"], told["outcome"]) == (3, 2, "unchanged")
+    assert (told["dropped"], told["first"]) == ({reason: 1}, {reason: where})
+
+
+def test_a_reader_that_loses_a_row_without_a_reason_is_found_out(toy, tmp_path, monkeypatch):
+    root = toy("a", (0, None, "fear", 1))
+    monkeypatch.setattr("ingest.labelling.Tally", lambda: Tally(annotations=1))
+    with pytest.raises(ValueError, match="2 annotations, 1 rows"):
+        label("toy", root, Lake(str(tmp_path / "lake")))
+    assert not (tmp_path / "lake").exists()
+
+
+def test_a_dataset_of_which_nothing_is_left_is_refused(pictures, tmp_path):
+    (pictures / "fer2013.csv").write_text("emotion,pixels,Usage\n")
+    with pytest.raises(UsageError, match="no annotation that can be used"):
+        label("fer2013", pictures, Lake(str(tmp_path / "lake")))
+
+
+def test_a_check_draws_the_sheet_and_makes_no_lake(pictures, tmp_path):
+    out = tmp_path / "sheet.png"
+    told = CliRunner().invoke(cli.label, ["fer2013", str(pictures), "--check", str(out), "--json"])
+    assert json.loads(told.output) == {"dataset": "fer2013", "sheet": str(out), "classes": {"happiness": 2}}
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fer", "sheet.png"]
+
+
+@pytest.mark.parametrize("dataset", sorted(registry.DATASETS))
+def test_every_dataset_says_which_files_it_has_and_where_they_are_asked_for(dataset):
+    told = CliRunner().invoke(cli.label, [dataset, "--describe"])
+    assert told.exit_code == 0
+    assert "http" in told.output.splitlines()[0]
+    facts = json.loads(CliRunner().invoke(cli.label, [dataset, "--describe", "--json"]).output)
+    assert facts["files"]
+    assert all(path in told.output and what in told.output for path, what in facts["files"].items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rafdb", "ROOT"], "Give one of --lake, --check and --describe"),
+        (["rafdb", "ROOT", "--lake", "l", "--describe"], "Give one of --lake, --check and --describe"),
+        (["rafdb", "--lake", "l"], "Missing argument 'ROOT'"),
+    ],
+)
+def test_a_command_that_says_too_little_or_too_much_is_refused(arguments, said):
+    told = CliRunner().invoke(cli.label, arguments)
+    assert told.exit_code == 2
+    assert said in told.output

@@ -15,6 +15,7 @@ import simplejpeg
 from common.errors import StoreError, UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
 from ingest.datasets import affwild2
+from ingest.datasets.dataset import Tally
 from ingest.synth import actionunits, facewarp, portraits
 from ingest.synth import clips as synth
 
@@ -86,7 +87,7 @@ def test_the_encoded_frames_are_the_ones_that_were_drawn(made):
 
 
 def test_the_readers_rows_are_the_scripts_truth_or_not_annotated(made):
-    labels = pa.concat_tables(affwild2.read(made)).to_pylist()
+    labels = pa.concat_tables(affwild2.read(made, Tally())).to_pylist()
     assert len(labels) == 4 * FRAMES
     for clip in synth.plan(4, SECONDS, 7):
         rows = [row for row in labels if row["video"] == clip.name]
