@@ -21,7 +21,7 @@ from common.labels import ACTION_UNITS, VALENCE_AROUSAL
 from common.tasks import TASKS
 from train import metrics
 
-VIDEOS, SECONDS = 48, 4
+VIDEOS, SECONDS = 72, 4
 MIEN = Path(sys.executable).parent / "mien"
 
 # A lake may hold the scores of several models: each is a partition of its own.
