@@ -32,6 +32,7 @@ class FaceBatch:
     Of each face: row int32 [M], which of the F frames it is in; track_id int32 [M]; box float32 [M, 4] and landmarks
     float32 [M, 5, 2] (in the order of `ingest.detect.detector.Faces`), both in pixels of the upright source picture,
     from its edge; score float32 [M]; status str [M], "ok" or "low_quality"; crops uint8 [M, S, S, 3], aligned, RGB.
+    Landmarks and score of a crop that a dataset ships are NaN.
     """
 
     frame_index: NDArray[np.int32]
@@ -55,7 +56,7 @@ def to_faces(batch: FaceBatch, video: Video, *, quality: int = JPEG_QUALITY) -> 
     jpegs = [simplejpeg.encode_jpeg(crop, quality, "RGB", "444") for crop in np.ascontiguousarray(batch.crops)]
     columns = rows.shared() | {"crop": rows.of_faces(jpegs, pa.binary())}
     landmarks = batch.landmarks.reshape(-1, len(LANDMARK_COLUMNS))
-    columns |= {name: rows.of_faces(landmarks[:, i]) for i, name in enumerate(LANDMARK_COLUMNS)}
+    columns |= {name: rows.of_faces(_known(landmarks[:, i])) for i, name in enumerate(LANDMARK_COLUMNS)}
     return pa.table([columns[name] for name in FACES.names], schema=FACES)
 
 
@@ -113,6 +114,11 @@ def to_scores(batch: FaceBatch, video: Video, predictions: Mapping[str, NDArray[
     return pa.table([columns.get(field.name, pa.nulls(len(rows), field.type)) for field in SCORES], schema=SCORES)
 
 
+def _known(values: NDArray[np.float32]) -> pa.Array:
+    """NaN becomes NULL."""
+    return pa.array(values, mask=np.isnan(values))
+
+
 class _Rows:
     """The rows of a batch, and their columns as Arrow arrays."""
 
@@ -128,7 +134,7 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._frame)
 
-    def of_faces(self, values: NDArray | list, type_: pa.DataType | None = None) -> pa.Array:
+    def of_faces(self, values: NDArray | list | pa.Array, type_: pa.DataType | None = None) -> pa.Array:
         """A column from `values` [M], one for each face: NULL in rows without a face."""
         return pa.array(values, type_).take(self._face)
 
@@ -144,6 +150,6 @@ class _Rows:
             "frame_duration_s": pa.array(batch.duration_s[self._frame]),
             "track_id": self.of_faces(batch.track_id),
             "face_status": self.of_faces(batch.status.tolist(), pa.string()).fill_null(NO_FACE),
-            "det_score": self.of_faces(batch.score),
+            "det_score": self.of_faces(_known(batch.score)),
         }
         return columns | {name: self.of_faces(batch.box[:, i]) for i, name in enumerate(BOX_COLUMNS)}

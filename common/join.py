@@ -8,7 +8,9 @@ counted, never guessed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,21 @@ class Join:
     joined: int
     without_face: int
     ambiguous: int  # several faces, or several labels, and no way to choose
+
+
+def shipped_names(uris: Iterable[str], labels: pd.DataFrame) -> dict[str, str]:
+    """Of faces that a dataset ships: URI -> the `video` of `labels` that it ends with, its extension left out.
+
+    These faces are of the annotated track itself, also where its video shows two people.
+    """
+    videos = set(labels["video"])
+    parts = max((video.count("/") for video in videos), default=0) + 1
+
+    def name(uri: str) -> str:
+        end = "/".join(uri.split("/")[-parts:])
+        return end if end in videos else str(PurePosixPath(end).with_suffix(""))
+
+    return {uri: name(uri) for uri in uris}
 
 
 def subjects(labels: pd.DataFrame) -> pd.Series:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.options_page import Chapter, to_markdown
 from ingest.faces import FacesOptions, IngestConfig
+from ingest.shipped import ShippedConfig
 from score.config import ScoreConfig
 from train.recipe import Recipe, Selection
 
@@ -32,6 +33,7 @@ CHAPTERS = (
     ),
     Chapter("mien score", "", ScoreConfig, without=("faces",)),
     Chapter("mien ingest", "", IngestConfig, without=("faces",)),
+    Chapter("mien ingest --shipped", "", ShippedConfig),
     Chapter("mien train", "The keys of a recipe. NAME is any name.", Recipe),
     Chapter("mien evaluate", "The labels that a bundle is compared with; those of its recipe by default.", Selection),
 )

@@ -90,16 +90,28 @@ def _put_labels(dataset: str, root: Path, lake: str) -> dict[str, Any]:
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.option("--shipped", type=click.Choice(list(DATASETS)), help="Take the face crops that the dataset in SRC has.")
 @face_options
 @job_options
-def ingest(sources: tuple[str, ...], faces: dict[str, Any], options: JobOptions) -> int:
+def ingest(sources: tuple[str, ...], shipped: str | None, faces: dict[str, Any], options: JobOptions) -> int:
     """Find the faces in the videos of SRC: files, folders, globs, s3:// prefixes, or lists of them.
+
+    With --shipped nothing is detected: SRC is the folder of a dataset, whose own crops are taken as they are.
 
     An archive can grow: name more videos in a later command. What was done before is kept and not done again.
     """
     from common import config
     from common.lake.layout import Lake, check_archive_name
     from common.run import summary
+
+    if shipped is not None:
+        if len(sources) != 1 or any(faces.values()):
+            raise click.UsageError("--shipped takes one SRC, the dataset's folder, and no option of detection")
+        from ingest import shipped as shipped_
+
+        chosen = config.load(shipped_.ShippedConfig, options.config, options.overrides)
+        done = shipped_.run(shipped, Path(sources[0]), Lake(options.lake), chosen, options)
+        return summary.tell(done, options)
     from ingest import job
 
     settings = config.load(job.IngestConfig, options.config, options.overrides, {"faces": faces})

@@ -74,9 +74,9 @@ def _track(null: str) -> pa.Field:
     )
 
 
-def _detection(null: str) -> list[pa.Field]:
+def _detection(null: str, null_score: str) -> list[pa.Field]:
     return [
-        _field("det_score", pa.float32(), "the detector's confidence", range_="[0, 1]", null=null),
+        _field("det_score", pa.float32(), "the detector's confidence", range_="[0, 1]", null=null_score),
         *(
             _field(name, pa.float32(), "face box in the upright source frame, from its edge", unit="px", null=null)
             for name in BOX_COLUMNS
@@ -85,6 +85,7 @@ def _detection(null: str) -> list[pa.Field]:
 
 
 _NO_FACE = "no face in the frame"
+_NOT_DETECTED = "no face in the frame, or a crop that a dataset ships"
 _NO_PREDICTION = "no face, or the bundle lacks the task"
 _NO_CLASS = "no face, or the bundle lacks the class"
 
@@ -93,7 +94,7 @@ SCORES = pa.schema(
         *_KEYS,
         _track(_NO_FACE),
         _field("face_status", pa.string(), "whether the row has a face", range_=", ".join(FACE_STATUSES)),
-        *_detection(_NO_FACE),
+        *_detection(_NO_FACE, _NO_FACE),
         _field("valence", pa.float32(), "unpleasant to pleasant", range_="[-1, 1]", null=_NO_PREDICTION),
         _field("arousal", pa.float32(), "calm to excited", range_="[-1, 1]", null=_NO_PREDICTION),
         *(
@@ -127,14 +128,14 @@ FACES = pa.schema(
         _field(
             "face_status", pa.string(), "whether the row has a face fit for a model", range_=", ".join(FACE_STATUSES)
         ),
-        *_detection(_NO_FACE),
+        *_detection(_NO_FACE, _NOT_DETECTED),
         *(
             _field(
                 name,
                 pa.float32(),
                 "landmark in the upright source frame; right and left are the person's own",
                 unit="px",
-                null=_NO_FACE,
+                null=_NOT_DETECTED,
             )
             for name in LANDMARK_COLUMNS
         ),
@@ -143,6 +144,7 @@ FACES = pa.schema(
 )
 
 _NOT_OPENED = "the file could not be opened"
+_NO_CONTAINER = "the file could not be opened, or it is a dataset's picture"
 
 VIDEOS = pa.schema(
     [
@@ -154,8 +156,8 @@ VIDEOS = pa.schema(
         _field("status", pa.string(), "what became of the video", range_=", ".join(OUTCOMES)),
         _field("reason", pa.string(), "why it is partial or failed", range_=", ".join(REASONS), null="status is ok"),
         _field("message", pa.string(), "the reason in a sentence", null="status is ok"),
-        _field("container", pa.string(), "container format as FFmpeg names it", null=_NOT_OPENED),
-        _field("codec", pa.string(), "video codec as FFmpeg names it", null=_NOT_OPENED),
+        _field("container", pa.string(), "container format as FFmpeg names it", null=_NO_CONTAINER),
+        _field("codec", pa.string(), "video codec as FFmpeg names it", null=_NO_CONTAINER),
         _field("width", pa.int32(), "width of the upright picture", unit="px", null=_NOT_OPENED),
         _field("height", pa.int32(), "height of the upright picture", unit="px", null=_NOT_OPENED),
         _field("fps", pa.float32(), "average frame rate that the container states", unit="1/s", null="not stated"),

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from common.errors import UsageError
+from ingest.datasets.crops import FileCrops
 from ingest.datasets.dataset import Annotation, Dataset, Tally, of_pictures
 from ingest.datasets.lines import class_of, comma_separated, number
 from ingest.datasets.media import Media
@@ -43,13 +45,13 @@ COLUMNS = (
     "valence",
     "arousal",
 )
+BOX = COLUMNS[1:5]
 NPY_SPLITS = {"train_set": "train", "val_set": "validation"}
 
 
 def read(root: Path, tally: Tally) -> Iterator[pa.Table]:
     """One table of `LABELS`, a row for each picture with an expression or with valence and arousal."""
-    folder = LISTS if (root / LISTS).is_dir() else "."
-    lists = {root / folder / f"{name}.csv": split for name, split in CSV_SPLITS.items()}
+    lists = _lists(root)
     sets = {root / name / "annotations": split for name, split in NPY_SPLITS.items()}
     if any(path.exists() for path in lists):
         found = (each for path, split in lists.items() for each in _listed(path, split, tally))
@@ -63,10 +65,21 @@ def read(root: Path, tally: Tally) -> Iterator[pa.Table]:
     yield of_pictures(found, tally, _media(root), ["va", "expr"])
 
 
+def _lists(root: Path) -> dict[Path, str]:
+    """The lists of the first release, and their splits."""
+    folder = LISTS if (root / LISTS).is_dir() else "."
+    return {root / folder / f"{name}.csv": split for name, split in CSV_SPLITS.items()}
+
+
 def _listed(path: Path, split: str, tally: Tally) -> Iterator[Annotation]:
     for where, cells in comma_separated(path, COLUMNS, tally):
-        name = str(Path(cells["subDirectory_filePath"]).with_suffix(""))
-        yield from _annotation(name, split, where, cells, tally)
+        yield from _annotation(_name(cells["subDirectory_filePath"]), split, where, cells, tally)
+
+
+def _name(picture: str) -> str:
+    """The last folder and the name without extension."""
+    path = Path(picture)
+    return f"{path.parent.name}/{path.stem}"
 
 
 def _stored(folder: Path, split: str, tally: Tally) -> Iterator[Annotation]:
@@ -113,6 +126,33 @@ def _sets(root: Path) -> list[str]:
     return ["."] if any((root / name / "images").is_dir() for name in NPY_SPLITS) else []
 
 
+class _Faces:
+    """Cuts the face out of a picture of the first release, whose lists say where it is. Reads them at the first one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lines: dict[str, tuple[str, list[str]]] = {}
+
+    def __call__(self, rgb: NDArray[np.uint8], uri: str) -> NDArray[np.uint8]:
+        if not self._lines:
+            lines = (each for path in _lists(self._root) for each in comma_separated(path, COLUMNS, Tally()))
+            self._lines = {
+                _name(cells[COLUMNS[0]]): (where, [cells[column] for column in BOX]) for where, cells in lines
+            }
+        where, texts = self._lines[_name(uri)]
+        x, y, width, height = (round(number(text, where)) for text in texts)
+        face = rgb[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+        if not face.size:
+            raise UsageError(f"{where}: the face is outside of its picture, which is {rgb.shape[1]}x{rgb.shape[0]}")
+        return face
+
+
+def _crops(root: Path) -> FileCrops:
+    if (root / PICTURES).is_dir():
+        return FileCrops(_media(root).find, cut=_Faces(root))
+    return FileCrops(_media(root).find)
+
+
 DATASET = Dataset(
     title="AffectNet",
     files={
@@ -124,4 +164,5 @@ DATASET = Dataset(
     source="for research, by request at http://mohammadmahoor.com/affectnet/",
     read=read,
     pictures=lambda root, rows: _media(root).pictures(rows),
+    crops=_crops,
 )

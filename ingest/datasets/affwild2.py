@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from common import tasks
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
+from ingest.datasets.crops import FileCrops
 from ingest.datasets.dataset import Dataset, Row, Tally, fold, to_table
 from ingest.datasets.media import seen
 
@@ -169,14 +171,18 @@ def _columns(task: str, rows: np.ndarray) -> dict[str, pa.Array]:
     return {name: pa.array(column, from_pandas=True) for name, column in zip(made.label_columns, rows.T, strict=True)}
 
 
+def _track(root: Path, name: str) -> Path | None:
+    """The folder with the organisers' crops of a track. They lie in one folder or, as they are shipped, in several."""
+    homes = (path for pattern in CROPS for path in sorted(root.glob(pattern)))
+    return next((home / name for home in homes if (home / name).is_dir()), None)
+
+
 def pictures(root: Path, rows: Sequence[Row]) -> Iterator[NDArray[np.uint8] | None]:
-    """See `Dataset.pictures`: the organisers' crops. They lie in one folder or, as they are shipped, in several."""
-    homes = [path for pattern in CROPS for path in sorted(root.glob(pattern)) if path.is_dir()]
+    """See `Dataset.pictures`: the organisers' crops."""
     for row in rows:
-        name = f"{row['frame_index'] + 1:05d}.jpg"
-        paths = (home / row["video"] / name for home in homes)
-        path = next((each for each in paths if each.is_file()), None)
-        yield seen(path) if path else None
+        folder = _track(root, row["video"])
+        path = folder / f"{row['frame_index'] + 1:05d}.jpg" if folder else None
+        yield seen(path) if path and path.is_file() else None
 
 
 DATASET = Dataset(
@@ -184,9 +190,10 @@ DATASET = Dataset(
     files={
         "<N>th_ABAW_Annotations/<task>/{Train_Set,Validation_Set}/<track>.txt": "a column line, then a line per frame",
         "  <task>": ", ".join(folder for facts in TASKS.values() for folder in facts.folders),
-        "cropped_aligned*/<track>/00001.jpg": "the organisers' crops; --check shows them",
+        "cropped_aligned*/<track>/00001.jpg": "the organisers' crops",
     },
     source="for research, by request at https://ibug.doc.ic.ac.uk/resources/aff-wild2/",
     read=read,
     pictures=pictures,
+    crops=lambda root: FileCrops(partial(_track, root), numbered=True),
 )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from common.errors import UsageError
 from common.lake.schema import LABELS, LABELS_SORTED_BY
+from ingest.datasets.crops import Crops
 from ingest.datasets.media import Media
 
 FOLDS = 5
@@ -50,6 +51,7 @@ class Dataset:
     files: path below the dataset's folder -> what is in it. source: where the data is asked for. read: yields tables of
     `common.lake.schema.LABELS`, sorted by video, and raises UsageError for what it cannot read. pictures: for each of
     some rows the picture it is about (of a clip the middle frame), uint8 [H, W, 3] in RGB, None if it is not there.
+    crops: the faces that it ships.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Dataset:
     source: str
     read: Callable[[Path, Tally], Iterator[pa.Table]]
     pictures: Callable[[Path, Sequence[Row]], Iterator[NDArray[np.uint8] | None]]
+    crops: Callable[[Path], Crops]
 
 
 class Annotation(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ingest.datasets.crops import FileCrops
 from ingest.datasets.dataset import Dataset, Tally, of_clips
 from ingest.datasets.lines import class_of, comma_separated
 from ingest.datasets.media import Media
@@ -50,4 +51,5 @@ DATASET = Dataset(
     source="for research, by request at https://dfew-dataset.github.io/",
     read=read,
     pictures=lambda root, rows: Media(root, FRAMES, CLIPS).pictures(rows),
+    crops=lambda root: FileCrops(Media(root, FRAMES).find),
 )

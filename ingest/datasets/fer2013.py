@@ -17,6 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.errors import UsageError
+from common.store.base import file_version
+from common.store.uris import canonical_uri
+from ingest.datasets.crops import Listed
 from ingest.datasets.dataset import Annotation, Dataset, Row, Tally, of_pictures
 from ingest.datasets.lines import class_of, comma_separated
 from ingest.datasets.media import Media
@@ -78,18 +81,42 @@ def read(root: Path, tally: Tally) -> Iterator[pa.Table]:
 def pictures(root: Path, wanted: Sequence[Row]) -> Iterator[NDArray[np.uint8] | None]:
     """See `Dataset.pictures`. Reads the file once."""
     names = {row["base_video"] for row in wanted}
-    found = {each.name: _decoded(each) for each in rows(root, Tally()) if each.name in names}
-    return (found.get(row["base_video"]) for row in wanted)
+    found = {each.name: _grey(each) for each in rows(root, Tally()) if each.name in names}
+    return (_rgb(found[row["base_video"]]) if row["base_video"] in found else None for row in wanted)
 
 
-def _decoded(picture: Picture) -> NDArray[np.uint8]:
+def _grey(picture: Picture) -> NDArray[np.uint8]:
     try:
         grey = np.array(picture.pixels.split(), np.int64)
     except ValueError:
         grey = np.array([-1])
     if grey.min() < 0 or grey.max() > 255:
         raise UsageError(f"{picture.where}: the pixels are not whole numbers from 0 to 255: unpack the file again")
-    return np.repeat(grey.reshape(SIDE, SIDE, 1), 3, axis=2).astype(np.uint8)
+    return grey.astype(np.uint8).reshape(SIDE, SIDE)
+
+
+def _rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+class FerCrops:
+    """The pictures of the file, each with the URI of the file and then its name; all are read at the first one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._decoded: dict[str, NDArray[np.uint8]] = {}
+
+    def listed(self, video: str) -> Listed | None:
+        uri = f"{canonical_uri(str(self._root / FILE))}/{video}"
+        return Listed(uri, self.version(uri), SIDE * SIDE)
+
+    def version(self, uri: str) -> str:
+        return file_version(Path(uri).parent.stat())
+
+    def frames(self, uri: str) -> Iterator[NDArray[np.uint8] | None]:
+        if not self._decoded:
+            self._decoded = {each.name: _grey(each) for each in rows(self._root, Tally())}
+        yield _rgb(self._decoded[Path(uri).name])
 
 
 DATASET = Dataset(
@@ -98,4 +125,5 @@ DATASET = Dataset(
     source="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
     read=read,
     pictures=pictures,
+    crops=FerCrops,
 )

@@ -64,4 +64,5 @@ DATASET = Dataset(
     source="labels: https://github.com/microsoft/FERPlus; pictures: " + fer2013.DATASET.source,
     read=read,
     pictures=fer2013.pictures,
+    crops=fer2013.FerCrops,
 )

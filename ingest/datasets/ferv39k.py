@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ingest.datasets.crops import FileCrops
 from ingest.datasets.dataset import Annotation, Dataset, Tally, of_clips
 from ingest.datasets.lines import class_of, space_separated
 from ingest.datasets.media import Media
@@ -52,4 +53,5 @@ DATASET = Dataset(
     source="for research, by request at https://wangyanckxx.github.io/Proj_CVPR2022_FERV39k.html",
     read=read,
     pictures=lambda root, rows: Media(root, FRAMES).pictures(rows),
+    crops=lambda root: FileCrops(Media(root, FRAMES).find),
 )

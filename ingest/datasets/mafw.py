@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from common.labels import ALL_EXPRESSIONS
+from ingest.datasets.crops import FileCrops
 from ingest.datasets.dataset import Dataset, Tally, of_clips
 from ingest.datasets.lines import class_of, space_separated
 from ingest.datasets.media import Media
@@ -40,4 +41,5 @@ DATASET = Dataset(
     source="for research, by request at https://mafw-database.github.io/MAFW/",
     read=read,
     pictures=lambda root, rows: Media(root, FRAMES, CLIPS).pictures(rows),
+    crops=lambda root: FileCrops(Media(root, FRAMES).find),
 )

@@ -57,13 +57,19 @@ def seen(path: Path) -> NDArray[np.uint8]:
     Raises UsageError for what cannot be decoded.
     """
     if path.is_dir():
-        frames = sorted((each for each in path.iterdir() if each.suffix.lower() in _PICTURES), key=_numbers)
+        frames = frames_of(path)
         if not frames:
             raise UsageError(f"{path} holds no picture: unpack the clip's frames again")
         return seen(frames[len(frames) // 2])
     if path.suffix.lower() in _PICTURES:
         return _picture(path)
     return _middle_frame(path)
+
+
+def frames_of(folder: Path) -> list[Path]:
+    """The pictures in a folder, in the order of the numbers in their names."""
+    pictures = (each for each in folder.iterdir() if each.suffix.lower() in _PICTURES and not each.name.startswith("."))
+    return sorted(pictures, key=_numbers)
 
 
 def _numbers(path: Path) -> list[int]:

@@ -1,7 +1,7 @@
 """RAF-DB's basic expressions: pictures with one of seven expressions.
 
 The list says `train_00001.jpg 5`; the split is in the name. The aligned picture is `train_00001_aligned.jpg`, which is
-what a row's `base_video` names.
+what a row names.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from common.errors import UsageError
+from ingest.datasets.crops import FileCrops
 from ingest.datasets.dataset import Annotation, Dataset, Tally, of_pictures
 from ingest.datasets.lines import class_of, space_separated
 from ingest.datasets.media import Media
@@ -40,12 +41,12 @@ def _basic(root: Path) -> Path:
 
 def _listed(path: Path, tally: Tally) -> Iterator[Annotation]:
     for where, cells in space_separated(path, ("picture", "label"), tally):
-        name = Path(cells["picture"]).stem
+        name = f"{Path(cells['picture']).stem}_aligned"
         part = name.partition("_")[0]
         if part not in SPLITS:
             raise UsageError(f"{where}: {name!r} begins with neither train_ nor test_: take the file as published")
         expression = class_of(CLASSES, cells["label"], where)
-        yield Annotation(name, f"{name}_aligned", SPLITS[part], where, expression)
+        yield Annotation(name, name, SPLITS[part], where, expression)
 
 
 def _media(root: Path) -> Media:
@@ -61,4 +62,5 @@ DATASET = Dataset(
     source="for research, by request at http://www.whdeng.cn/RAF/model1.html",
     read=read,
     pictures=lambda root, rows: _media(root).pictures(rows),
+    crops=lambda root: FileCrops(_media(root).find),
 )

@@ -79,11 +79,12 @@ def test_of_clips_the_middle_frames_are_shown(tmp_path):
 
 def test_aff_wild2_shows_the_crops_of_frames_and_the_action_units(tmp_path):
     home = tmp_path / "8th_ABAW_Annotations"
-    text(home / "EXPR_Recognition_Challenge/Train_Set/v.txt", "Neutral,Anger", "0", "3", "-1")
-    units = ("0," * 11 + "0", "1," + "0," * 10 + "0", "0," * 11 + "0")
-    text(home / "AU_Detection_Challenge/Train_Set/v.txt", "AU1,AU2", *units)
+    text(home / "EXPR_Recognition_Challenge/Train_Set/v.txt", "Neutral,Anger", "0", "-1")
+    text(home / "EXPR_Recognition_Challenge/Train_Set/w_left.txt", "Neutral,Anger", "-1", "3")
+    units = ("0," * 11 + "0", "1," + "0," * 10 + "0")
+    text(home / "AU_Detection_Challenge/Train_Set/w_left.txt", "AU1,AU2", *units)
     picture(tmp_path / "batch1/cropped_aligned/v/00001.jpg", (200, 40, 40))
-    picture(tmp_path / "cropped_aligned_new_50_vids/v/00002.jpg", (40, 40, 200))
+    picture(tmp_path / "cropped_aligned_new_50_vids/w_left/00002.jpg", (40, 40, 200))
     found = places(tmp_path, "affwild2")
     assert list(found) == ["neutral", "fear", "au01 active"]
     assert is_colour(found["neutral"][0], (200, 40, 40))

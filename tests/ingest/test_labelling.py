@@ -151,7 +151,7 @@ def read(root, tally):
         tally.annotations += len(rows)
         yield pa.Table.from_pylist([known | row for row in rows], schema=LABELS)
 
-DATASET = Dataset("Toy", {}, "nowhere", read, lambda root, rows: iter([None] * len(rows)))
+DATASET = Dataset("Toy", {}, "nowhere", read, lambda root, rows: iter([None] * len(rows)), lambda root: None)
 """
 
 

@@ -13,7 +13,7 @@ from lakes import put_part
 from common import windows
 from common.bundle.manifest import Preprocess
 from common.errors import UsageError
-from common.join import Join, join_labels, subjects
+from common.join import Join, join_labels, shipped_names, subjects
 from common.lake.format import KEY, claim
 from common.lake.layout import Lake
 from common.lake.schema import LABELS
@@ -99,6 +99,15 @@ def test_two_annotations_of_one_face_are_both_dropped() -> None:
 
 
 # --- reading a lake
+
+
+def test_a_shipped_face_is_named_as_far_as_its_datasets_names_reach() -> None:
+    def names(uris: list[str], *videos: str) -> list[str]:
+        return list(shipped_names(uris, pd.DataFrame({"video": videos})).values())
+
+    assert names(["/d/7/a.b.jpg", "/d/x/7/c"], "7/a.b", "7/c") == ["7/a.b", "7/c"]
+    assert names(["/d/cropped_aligned/30-30-1920x1080_left"], "30-30-1920x1080_left") == ["30-30-1920x1080_left"]
+    assert names(["/d/v1.5"], "v1.5") == ["v1.5"]  # a folder, whose name has no extension
 
 
 def test_a_lake_is_read_in_order_with_its_pictures_labels_and_splits(toy_lake: Path) -> None:

@@ -19,7 +19,7 @@ from common import config, log
 from common.bundle.manifest import Preprocess
 from common.errors import MienError, NotFound, UsageError
 from common.faces import decoded_crops
-from common.join import Join, join_labels, subjects
+from common.join import Join, join_labels, shipped_names, subjects
 from common.lake.committed import committed
 from common.lake.format import check_existing
 from common.lake.layout import Lake, Partition
@@ -82,7 +82,9 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
     source = _partition(lake, data)
     parts = committed(lake, "faces", source)
     faces, pictures = _faces(lake, source, [part.key for part in parts], preprocess, crop_size)
-    faces["video"] = faces["uri"].map({uri: PurePosixPath(uri).stem for uri in faces["uri"].unique()})
+    ingest = _ingest(lake, source)
+    shipped = ingest is not None and "shipped" in ingest
+    (_name_shipped if shipped else _name)(faces, labels)
     faces = faces.sort_values(["video", "video_id", "track_id", "frame_index"], kind="stable")
     picture = faces.index.to_numpy()
     faces = faces.reset_index(drop=True)
@@ -93,7 +95,11 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
     splits = {task: (train - validation, validation) for task, (train, validation) in named.items()}
     values = [column for task in TASKS.values() for column in task.label_columns]
     known = labels.dropna(how="all", subset=values).reset_index(drop=True)
-    joined, join = join_labels(faces, known)
+    if shipped:
+        tracks = faces.assign(video=faces["name"])
+        joined, join = join_labels(tracks, known.assign(base_video=known["video"], subject=None))
+    else:
+        joined, join = join_labels(faces, known)
     log.get("train").info("labels joined", **join.__dict__)
     trains, validates = (set().union(*sets) for sets in zip(*named.values(), strict=True))
     withheld = tuple(sorted(trains & validates & set(faces["video"])))
@@ -118,9 +124,25 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
         withheld=withheld,
         join=join,
         source=source,
-        origin={"faces": str(source), "ingest": _ingest(lake, source), **dataset},
+        origin={"faces": str(source), "ingest": ingest, **dataset},
         digest=config.digest({"labels": dataset, "faces": {part.key: part.version for part in parts}}),
     )
+
+
+def _name(faces: pd.DataFrame, labels: pd.DataFrame) -> None:
+    """Adds the column `video`: the name by which labels find the faces of a video."""
+    faces["video"] = faces["uri"].map({uri: PurePosixPath(uri).stem for uri in faces["uri"].unique()})
+
+
+def _name_shipped(faces: pd.DataFrame, labels: pd.DataFrame) -> None:
+    """Adds to faces that a dataset ships `name`, by which labels find them, and `video`, whose splits they share.
+
+    Two people of one video are two tracks of it.
+    """
+    faces["name"] = faces["uri"].map(shipped_names(faces["uri"].unique(), labels))
+    base = labels.drop_duplicates("video").set_index("video")["base_video"]
+    faces["video"] = faces["name"].map(base).fillna(faces["name"])
+    faces["track_id"] = pd.factorize(faces["video_id"])[0]
 
 
 Splits = dict[str, tuple[set[str], set[str]]]
