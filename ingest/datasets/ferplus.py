@@ -1,7 +1,8 @@
 """FER+: the pictures of FER2013, labelled anew by the votes of ten people for one of eight expressions.
 
 `fer2013new.csv` has a line for each row of `fer2013.csv`, in the same order, with the number of votes for each class,
-for `unknown` and for `NF` (no face). The class with most votes is the label.
+for `unknown` and for `NF` (no face). The class with most votes is the label. The column `Image name` is not read: it is
+empty where there is no face, and behind such rows its number is not always that of the row.
 """
 
 from __future__ import annotations

@@ -73,6 +73,19 @@ def test_a_picture_is_a_video_of_one_frame_with_its_face_as_it_is(rafdb, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_crop_is_scaled_about_the_centres_of_its_pixels(tmp_path):
+    """If this fails and was meant to, raise SHIPPED_RESULTS and correct the test."""
+    assert shipped.SHIPPED_RESULTS == 1
+    ramp = np.tile(np.arange(48) * 4, 48)
+    text(tmp_path / "fer/fer2013.csv", "emotion,pixels,Usage", f"3,{' '.join(map(str, ramp))},Training")
+    lake = Lake(str(tmp_path / "lake"))
+    run("fer2013", tmp_path / "fer", lake)
+    (row,) = rows(lake)
+    place = (np.arange(112) + 0.5) * 48 / 112 - 0.5  # of each column of the crop, in columns of the picture
+    assert np.abs(colour(row)[..., 0] - 4 * np.clip(place, 0, 47)).max() <= 3
+
+
+@pytest.mark.slow
 def test_a_second_run_does_only_what_is_new_or_changed(rafdb, tmp_path):
     lake = Lake(str(tmp_path / "lake"))
     run("rafdb", rafdb, lake)

@@ -140,6 +140,19 @@ def test_ferplus_drops_no_face_unknown_and_ties_and_stays_joined_by_row(voted):
     }
 
 
+def test_ferplus_goes_by_row_also_where_image_names_have_other_numbers(voted):
+    """As published, the row after fer0000058.png is empty, and the one after that is fer0000059.png."""
+    votes = ["9,0,0,0,0,0,0,0,0,0", "0,0,0,0,0,0,0,0,0,10", "0,9,0,0,0,0,0,0,0,0"]
+    root = voted(*((n, "Training", each) for n, each in enumerate(votes)))
+    lines = (root / "fer2013new.csv").read_text().replace("fer0000002.png", "fer0000001.png").splitlines()
+    text(root / "fer2013new.csv", *lines)
+    rows, _ = labels("ferplus", root)
+    assert [(row["video"], row["expression"]) for row in rows] == [
+        ("fer0000000", "neutral"),
+        ("fer0000002", "happiness"),
+    ]
+
+
 @pytest.mark.parametrize("fault", ["short", "long", "shuffled"])
 def test_files_whose_rows_do_not_match_are_refused(voted, tmp_path, fault):
     root = voted((0, "Training", "9,0,0,0,0,0,0,0,0,0"), (1, "PublicTest", "9,0,0,0,0,0,0,0,0,0"))
