@@ -73,7 +73,10 @@ def _lists(root: Path) -> dict[Path, str]:
 
 def _listed(path: Path, split: str, tally: Tally) -> Iterator[Annotation]:
     for where, cells in comma_separated(path, COLUMNS, tally):
-        yield from _annotation(_name(cells["subDirectory_filePath"]), split, where, cells, tally)
+        picture = cells["subDirectory_filePath"]
+        if picture.count("/") != 1:
+            raise UsageError(f"{where}: expected folder/picture, found {picture!r}: take the file as it was published")
+        yield from _annotation(_name(picture), split, where, cells, tally)
 
 
 def _name(picture: str) -> str:

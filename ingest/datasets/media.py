@@ -28,7 +28,12 @@ class Media:
         self._listed: dict[Path, dict[str, Path]] = {}
 
     def find(self, name: str) -> Path | None:
-        """The file or folder of that name, which may have folders before it; None if there is none."""
+        """The file or folder of that name, which may have folders before it; None if there is none.
+
+        A name that leads out of the folders is not found: it comes from the dataset's files.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            return None
         for folder in self.folders:
             place = folder / name
             if place.parent not in self._listed:
@@ -82,7 +87,10 @@ def _picture(path: Path) -> NDArray[np.uint8]:
         coded = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise UsageError(f"the picture {path} cannot be read: {error.strerror}") from None
-    bgr = cv2.imdecode(coded, cv2.IMREAD_COLOR) if len(coded) else None
+    try:
+        bgr = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    except cv2.error:  # the file is empty, or states a size beyond all reason
+        bgr = None
     if bgr is None:
         raise UsageError(f"the picture {path} cannot be decoded: unpack it again")
     return np.ascontiguousarray(bgr[..., ::-1])

@@ -140,6 +140,8 @@ def test_if_every_picture_is_missing_the_unpacked_folder_is_the_wrong_one(root):
     ("bad", "said"),
     [
         ("1/a.jpg,1,2,3,4,5;6,0,0.5", "expected 9 columns"),
+        (line("a.jpg", 1), "expected folder/picture, found 'a.jpg'"),
+        (line("/1/a.jpg", 1), "expected folder/picture"),
         (line("1/a.jpg", 11), "'11' is no class of this dataset, which has 0 .neutral."),
         (line("1/a.jpg", 1, 1.5, 0), "valence 1.5"),
         (line("1/a.jpg", 1, "high", 0), "expected a number, found 'high'"),

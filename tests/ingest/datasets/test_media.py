@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from labelled import clip, picture
@@ -22,6 +25,13 @@ def test_a_name_is_found_with_any_extension_below_the_first_folder_that_has_it(t
 def test_hidden_files_are_not_found(tmp_path):
     picture(tmp_path / ".a.jpg")
     assert Media(tmp_path, ".").find(".a") is None
+
+
+def test_a_name_that_leads_out_of_the_folder_is_not_found(tmp_path):
+    outside = picture(tmp_path / "a.jpg")
+    (tmp_path / "dataset").mkdir()
+    media = Media(tmp_path, "dataset")
+    assert media.find("../a") is media.find(str(outside.with_suffix(""))) is None
 
 
 def test_a_picture_is_seen_in_rgb(tmp_path):
@@ -48,6 +58,15 @@ def test_what_does_not_decode_is_named(tmp_path):
         (tmp_path / name).write_bytes(b"not a picture")
         with pytest.raises(UsageError, match=said):
             seen(tmp_path / name)
+    whole = picture(tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(UsageError, match=r"cut\.jpg cannot be decoded"):
+        seen(tmp_path / "cut.jpg")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 70_000, 70_000, 8, 2, 0, 0, 0)
+    huge = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "huge.png").write_bytes(huge + whole)
+    with pytest.raises(UsageError, match=r"huge\.png cannot be decoded"):
+        seen(tmp_path / "huge.png")
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match=r"empty\.jpg cannot be decoded"):
         seen(tmp_path / "empty.jpg")
