@@ -26,7 +26,7 @@ from common.config import Config
 from common.crops import TEMPLATE_SIDE
 from common.errors import UsageError, VideoError
 from common.faces import JPEG_QUALITY, FaceBatch, to_faces
-from common.lake.layout import Lake, Partition, check_archive_name
+from common.lake.layout import SHIPPED, Lake, Partition, check_archive_name
 from common.lake.schema import FACES, LANDMARKS
 from common.run import runner
 from common.run.summary import Summary
@@ -50,7 +50,7 @@ class ShippedConfig(Config):
     frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
 
     def identity(self) -> dict[str, Any]:
-        """What the partition is named after. The key `shipped` tells these faces from detected ones."""
+        """What the partition is named after."""
         described = self.model_dump(mode="json")
         return {"shipped": {"size": described.pop("size"), "results": SHIPPED_RESULTS}} | described
 
@@ -180,7 +180,7 @@ def _some(items: Iterator[T], count: int) -> Iterator[list[T]]:
 def run(dataset: str, root: Path, lake: Lake, config_: ShippedConfig, options: JobOptions) -> Summary:
     """Puts the faces that the dataset below `root` ships into the lake. Raises `MienError`."""
     described = config_.identity()
-    digest = f"shipped-{config.digest(described)}"
+    digest = f"{SHIPPED}{config.digest(described)}"
     data = Partition("faces", (("ingest", digest), ("archive", check_archive_name(options.archive))))
     destination = Destination(lake, data, data.videos, FACES, described, config_.frames_per_part)
     return runner.run(destination, listing(dataset, root), ShippedProcessor(dataset, root.resolve(), config_), options)

@@ -24,6 +24,9 @@ class Selection(Config):
 
     dataset: str | None = Field(None, description="labels of this dataset; the only one in the lake unless named")
     archive: str | None = Field(None, description="faces of this archive; the only one in the lake unless named")
+    faces: Literal["ingested", "shipped"] | None = Field(
+        None, description="faces that mien found, or crops that the dataset ships; whichever there are unless named"
+    )
     ingest: str | None = Field(None, description="faces of this ingest configuration; the only one unless named")
     validation: str = Field("*", description="labels of validation videos with such names, a pattern like sub_*")
 

@@ -25,6 +25,7 @@ _OF_A_LAKE = re.compile(
     rf"(\A|/)(((_plans|_ledger|_staging|_strikes|_configs)/)?({'|'.join(TABLES)})/schema=\d+(/|\Z)"
     r"|_runs/r\d{8}T\d{6}-[0-9a-f]{8}\.json\Z|_lake\.json\Z|_doctor/exclusive-)"
 )
+SHIPPED = "shipped-"  # so begins the folder ingest= of crops that a dataset ships
 _JOBS = {"faces": "ingest-", "scores": "score-"}  # table -> how the name of the job that fills it begins
 
 
@@ -102,6 +103,11 @@ class Partition:
                 key = PARTITION_KEYS[table][0]
                 return Partition(table, ((key, self["job"].removeprefix(prefix)), ("archive", self["archive"])))
         return self
+
+    @property
+    def shipped(self) -> bool:
+        """Whether its faces are crops that a dataset ships."""
+        return self.table == "faces" and self["ingest"].startswith(SHIPPED)
 
     def __str__(self) -> str:
         return f"{self.table}/{self.path}"

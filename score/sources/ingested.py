@@ -66,13 +66,12 @@ def find(lake: Lake, archive: str, ingest: str | None, crop: Crop) -> Ingested:
         ways = ", ".join(f"{name} ({made_with(stored(lake, way))})" for name, way in sorted(found.items()))
         problem = f"has no faces under ingest={ingest}" if ingest else "was ingested in several ways"
         raise UsageError(f"archive {archive} {problem}: choose one of {ways} with --ingest")
-    made = json.loads(lake.store.read(lake.config_key(partition)))
-    if "shipped" in made:
+    if partition.shipped:
         raise UsageError(
             f"archive {archive} has crops that a dataset ships, and the bundle takes {_described(crop)} cut by mien: "
             "score the videos themselves, or ask `mien evaluate`"
         )
-    has = Crop(**made["faces"]["align"])
+    has = Crop(**json.loads(lake.store.read(lake.config_key(partition)))["faces"]["align"])
     if has != crop:
         keys = " ".join(f"--set faces.align.{key}={value}" for key, value in crop if value != getattr(has, key))
         raise UsageError(

@@ -211,6 +211,22 @@ def test_a_lake_without_faces_labels_or_a_clear_choice_is_refused_with_what_to_d
         faces_.read(lake, DataOptions(), PLAIN, 112)
 
 
+def test_of_found_faces_and_shipped_crops_of_one_archive_a_recipe_chooses(
+    tmp_path: Path, make_faces: Callable, make_labels: Callable, crop_jpeg: Callable
+) -> None:
+    lake = Lake(str(tmp_path))
+    put_part(lake, "labels", "labels", make_labels("v", 1, "train", valence=[0.5], arousal=[0]), keys={"dataset": "d"})
+    for level, ingest in ((40, "i-1"), (200, "shipped-1")):
+        rows = [{"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.full((32, 32, 3), level, np.uint8))}]
+        put_part(lake, "faces", "u1", make_faces("v", rows), n=0, keys={"ingest": ingest, "archive": "main"})
+    with pytest.raises(UsageError, match=r"data\.archive, data\.faces and data\.ingest must name one set"):
+        faces_.read(lake, DataOptions(), PLAIN, 32)
+    for kind, level in (("ingested", 40), ("shipped", 200)):
+        faces = faces_.read(lake, DataOptions(faces=kind), PLAIN, 32)
+        assert faces.pictures.max() == level
+        assert faces.join.joined == 1
+
+
 def test_a_lake_of_an_earlier_version_is_not_trained_on(tmp_path: Path, make_faces, make_lake) -> None:
     lake = Lake(str(make_lake(tmp_path / "lake", {"a": make_faces("a", [{"frame_index": 0}])}, [LABELS.empty_table()])))
     lake.store.delete([KEY])

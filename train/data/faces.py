@@ -82,9 +82,7 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
     source = _partition(lake, data)
     parts = committed(lake, "faces", source)
     faces, pictures = _faces(lake, source, [part.key for part in parts], preprocess, crop_size)
-    ingest = _ingest(lake, source)
-    shipped = ingest is not None and "shipped" in ingest
-    (_name_shipped if shipped else _name)(faces, labels)
+    (_name_shipped if source.shipped else _name)(faces, labels)
     faces = faces.sort_values(["video", "video_id", "track_id", "frame_index"], kind="stable")
     picture = faces.index.to_numpy()
     faces = faces.reset_index(drop=True)
@@ -95,7 +93,7 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
     splits = {task: (train - validation, validation) for task, (train, validation) in named.items()}
     values = [column for task in TASKS.values() for column in task.label_columns]
     known = labels.dropna(how="all", subset=values).reset_index(drop=True)
-    if shipped:
+    if source.shipped:
         tracks = faces.assign(video=faces["name"])
         joined, join = join_labels(tracks, known.assign(base_video=known["video"], subject=None))
     else:
@@ -124,7 +122,7 @@ def read(lake: Lake, data: DataOptions, preprocess: Preprocess, crop_size: int) 
         withheld=withheld,
         join=join,
         source=source,
-        origin={"faces": str(source), "ingest": ingest, **dataset},
+        origin={"faces": str(source), "ingest": _ingest(lake, source), **dataset},
         digest=config.digest({"labels": dataset, "faces": {part.key: part.version for part in parts}}),
     )
 
@@ -192,7 +190,9 @@ def _labels(lake: Lake, dataset: str | None) -> tuple[dict[str, Any], pd.DataFra
 
 def _partition(lake: Lake, data: Selection) -> Partition:
     def wanted(partition: Partition) -> bool:
-        return data.archive in (None, partition["archive"]) and data.ingest in (None, partition["ingest"])
+        kind = "shipped" if partition.shipped else "ingested"
+        asked = ((data.archive, partition["archive"]), (data.ingest, partition["ingest"]), (data.faces, kind))
+        return all(wish in (None, found) for wish, found in asked)
 
     every = lake.partitions("faces")
     found = [partition for partition in every if wanted(partition)]
@@ -201,7 +201,9 @@ def _partition(lake: Lake, data: Selection) -> Partition:
     if not every:
         raise UsageError(f"the lake {lake.url} has no faces: run `mien ingest` on the videos first")
     have = "; ".join(", ".join(f"{key}={value}" for key, value in partition.keys) for partition in every)
-    raise UsageError(f"data.archive and data.ingest must name one set of faces of the lake {lake.url}, it has {have}")
+    raise UsageError(
+        f"data.archive, data.faces and data.ingest must name one set of faces of the lake {lake.url}, it has {have}"
+    )
 
 
 def _ingest(lake: Lake, source: Partition) -> Any:
