@@ -3,7 +3,7 @@
 Labels are joined to faces by the name of the video (its URI without folder and extension) and by frame_index. If an
 annotation is of one of two people (`subject`: left or right), it belongs to the track that is on that side in all
 frames with both. If a frame has several faces and nothing says which one was annotated, its labels are dropped and
-counted, never guessed.
+counted, never guessed. An annotation of a whole clip belongs to each of its frames.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OTHER = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class Join:
-    """How many annotated frames of all splits there are, and what became of them."""
+    """How many annotated frames and clips of all splits there are, and what became of them."""
 
     labels: int
     joined: int
@@ -54,8 +54,8 @@ def subjects(labels: pd.DataFrame) -> pd.Series:
 def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.int64], Join]:
     """int64 [N]: for each face its row of `labels`, -1 for none; and the counts.
 
-    faces: video, video_id, frame_index, track_id, box_x0, box_x1. labels: base_video, subject, frame_index, with a
-    number per row as its index.
+    faces: video, video_id, frame_index, track_id, box_x0, box_x1. labels: base_video, subject, frame_index (missing
+    where a whole clip is annotated), with a number per row as its index.
     """
     seen = faces.assign(face=np.arange(len(faces)), centre=(faces["box_x0"] + faces["box_x1"]) / 2)
     # If two videos of an archive have the same name, nothing says which one was annotated.
@@ -63,18 +63,27 @@ def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.i
     seen["shared_name"] = seen["video"].isin(videos.index[videos > 1])
     seen["side"] = _sides(seen)
     rows = labels[["base_video", "subject", "frame_index"]].assign(label=np.arange(len(labels)))
-    pairs = rows.merge(seen, left_on=["base_video", "frame_index"], right_on=["video", "frame_index"])
+    pairs = _by_frame(rows, seen).merge(seen, left_on=["base_video", "frame_index"], right_on=["video", "frame_index"])
     named = pairs["subject"].notna()
-    alone = pairs.groupby("label")["face"].transform("size") == 1
+    alone = pairs.groupby(["label", "frame_index"])["face"].transform("size") == 1
     fits = np.where(named, pairs["side"] == pairs["subject"], alone) & ~pairs["shared_name"]
     found = pairs[fits]
-    # If a face has two annotations, or an annotation two faces, none of them is used.
-    once = ~found.duplicated("face", keep=False) & ~found.duplicated("label", keep=False)
+    # If a face has two annotations, or an annotation two faces of a frame, none of them is used.
+    once = ~found.duplicated("face", keep=False) & ~found.duplicated(["label", "frame_index"], keep=False)
     found = found[once]
     result = np.full(len(faces), -1, np.int64)
     result[found["face"]] = found["label"]
-    with_face = pairs["label"].nunique()
-    return result, Join(len(labels), len(found), len(labels) - with_face, with_face - len(found))
+    with_face, joined = pairs["label"].nunique(), found["label"].nunique()
+    return result, Join(len(labels), joined, len(labels) - with_face, with_face - joined)
+
+
+def _by_frame(rows: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
+    """The labels with a row for each frame of an annotated clip, in place of the clip's one row."""
+    clips = rows["frame_index"].isna()
+    if not clips.any():
+        return rows
+    frames = seen[["video", "frame_index"]].drop_duplicates().rename(columns={"video": "base_video"})
+    return pd.concat([rows[~clips], rows[clips].drop(columns="frame_index").merge(frames, on="base_video")])
 
 
 def _sides(seen: pd.DataFrame) -> NDArray[np.object_]:

@@ -98,6 +98,15 @@ def test_two_annotations_of_one_face_are_both_dropped() -> None:
     assert join.ambiguous == 2
 
 
+def test_a_label_of_a_clip_is_that_of_each_frame_with_one_face() -> None:
+    faces = seen(("a", 0, 0, 5), ("a", 3, 0, 5), ("a", 4, 0, 5), ("a", 4, 1, 50), ("b", 0, 0, 5), ("c", 0, 0, 5))
+    labels = named(("a", None, 0), ("b", None, 0), ("d", None, 0), ("c", None, 0)).astype({"frame_index": float})
+    labels.loc[:2, "frame_index"] = np.nan
+    rows, join = join_labels(faces, labels)
+    assert rows.tolist() == [0, 0, -1, -1, 1, 3]
+    assert join == Join(labels=4, joined=3, without_face=1, ambiguous=0)
+
+
 # --- reading a lake
 
 
