@@ -38,8 +38,9 @@ from ingest.labelling import opened
 SHIPPED_RESULTS = 1  # version of the crops; docs/decisions.md says when to raise it
 FPS = 30  # of folders of frames, which do not say it
 BATCH_FRAMES = 64
-T = TypeVar("T")
 LISTED = 10_000  # videos of a batch of the listing
+
+T = TypeVar("T")
 
 
 class ShippedConfig(Config):
@@ -64,7 +65,7 @@ class ShippedProcessor:
     config: ShippedConfig
 
     def prepare(self) -> None:
-        """Everything is imported with this module."""
+        opened(self.dataset, self.root)  # imports the dataset's module
 
     def __call__(self, settings: StoreSettings) -> _Processor:
         return _Processor(self)
@@ -95,21 +96,17 @@ class _Processor:
         if not frames:
             raise VideoError("missing", "the folder holds no picture")
         height, width = first
-        seconds = {"fps": None, "duration_s": frames / FPS}
-        nothing = dict.fromkeys(("reason", "message", "container", "codec"))
-        counts = {"frames": frames, "frames_with_face": found, "tracks": 1}
-        return (
-            nothing
-            | counts
-            | seconds
-            | {
-                "status": "ok",
-                "width": width,
-                "height": height,
-                "rotation": 0,
-                "decoder": "opencv",
-            }
-        )
+        return dict.fromkeys(("reason", "message", "container", "codec", "fps")) | {
+            "status": "ok",
+            "width": width,
+            "height": height,
+            "rotation": 0,
+            "frames": frames,
+            "frames_with_face": found,
+            "tracks": int(found > 0),
+            "duration_s": frames / FPS,
+            "decoder": "opencv",
+        }
 
     def _check_unchanged(self, video: Video) -> None:
         try:
