@@ -26,9 +26,9 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## synthesise clips, ingest, train, score, compare: all of it under demo/
 	$(BIN)/python examples/demo.py demo
 
-# Three processes on two cores: half of the time of a test of servers or workers is waiting.
+# Four processes on two cores: much of the time of tests of servers and workers is waiting.
 test: $(READY) ## the whole test suite
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -229,7 +229,7 @@ def audit(url: str, table: str, archive: Archive, *, staging: bool = True) -> No
     this = destination(url, table)
     store, lake = this.lake.store, this.lake
     keys = [entry.key for entry in store.list()]
-    ledger = {key: LedgerRecord.from_json(store.read(key)) for key in keys if key.startswith("_ledger/")}
+    ledger = {key: LedgerRecord.from_json(store.read(key), key) for key in keys if key.startswith("_ledger/")}
     assert sorted(ledger) == sorted(lake.ledger_key(this.data, record.unit) for record in ledger.values())
     parts = {
         lake.part_key(this.data, record.unit, n if this.frames_per_part else None): record
@@ -240,7 +240,7 @@ def audit(url: str, table: str, archive: Archive, *, staging: bool = True) -> No
     assert sorted(parts) == [key for key in sorted(keys) if not key.startswith("_")]
     for key, record in parts.items():
         footer = pq.read_metadata(io.BytesIO(store.read(key))).metadata
-        held = LedgerRecord.from_json(footer[b"mien.record"])
+        held = LedgerRecord.from_json(footer[b"mien.record"], key)
         assert held.same_rows(record)
         assert held.videos == record.videos
     if staging:

@@ -23,6 +23,9 @@ from common.lake.layout import Lake
 from common.lake.schema import LABELS
 from common.tasks import TASKS
 from common.windows import Windowing
+from ingest.datasets.crops import FileCrops
+from ingest.datasets.dataset import Dataset, Tally
+from ingest.datasets.media import Media
 from ingest.datasets.registry import DATASETS
 from ingest.labelling import label
 from score.stream import ScoreOptions, scores
@@ -78,10 +81,11 @@ class _Recent(nn.Module):
         return self.linear(torch.cat([features, before], dim=2))
 
 
-def read(root: Path) -> Iterator[pa.Table]:
+def read(root: Path, tally: Tally) -> Iterator[pa.Table]:
     """A data set of its own layout: <split>/<video>.csv with the columns frame_index, valence, arousal, expression."""
     for path in sorted(root.glob("*/*.csv")):
         rows = pyarrow.csv.read_csv(path)
+        tally.annotations += len(rows)
         split = pa.repeat(path.parent.name, len(rows))
         columns = {name: rows[name] for name in rows.column_names} | {
             "video": pa.repeat(path.stem, len(rows)),
@@ -93,6 +97,17 @@ def read(root: Path) -> Iterator[pa.Table]:
             [columns.get(field.name, pa.nulls(len(rows), field.type)).cast(field.type) for field in LABELS],
             schema=LABELS,
         )
+
+
+PICTURES = "pictures"
+DATASET = Dataset(
+    title="Newcomer",
+    files={"<split>/<video>.csv": "frame_index, valence, arousal, expression"},
+    source="made by this test",
+    read=read,
+    pictures=lambda root, rows: Media(root, PICTURES).pictures(rows),
+    crops=lambda root: FileCrops(Media(root, PICTURES).find),
+)
 
 
 @pytest.fixture

@@ -82,7 +82,8 @@ def said(program: str, **variables: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
     """What a program says that starts Ray twice, and what it leaves of temporary files."""
-    with tempfile.TemporaryDirectory() as folder:  # short, as the paths of Ray's sockets may not be long
+    # A short path, as those of Ray's sockets may not be long: other tests move this process's own temporary folder.
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
         return said(PROGRAM, TMPDIR=folder) | {"files left": os.listdir(folder)}
 
 
