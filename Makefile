@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # What commands import is compiled at the set-up: where Python may not keep what it compiles, it would do so every time.
 COMPILED := deepspeed, ingest.source, ingest.synth.clips, score.analysis.sql, score.job, train.job, train.models.scoring
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test soak lint bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -26,9 +26,12 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## synthesise clips, ingest, train, score, compare: all of it under demo/
 	$(BIN)/python examples/demo.py demo
 
-# Four processes on two cores: much of the time of tests of servers and workers is waiting.
-test: $(READY) ## the whole test suite
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Three processes on two cores: some of the time of tests of servers and workers is waiting.
+test: $(READY) ## the test suite, but for what `make soak` runs
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
+
+soak: $(READY) ## the longer tests: every kind of pool, every real file, every benchmark in short
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak
 
 lint: $(READY) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

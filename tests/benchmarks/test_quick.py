@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs_quickly_and_prints_a_table_and_a_line_of_json(name: str, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -43,6 +43,7 @@ def outcome(path: Path, **options: object) -> tuple[str, str | None, int]:
     return result
 
 
+@pytest.mark.soak
 def test_every_odd_file_ends_as_known(odd: Path) -> None:
     known = {
         "av1_video.mkv": ("ok", None, 125),
@@ -87,6 +88,7 @@ def test_every_odd_file_ends_as_known(odd: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_every_odd_file_ends_the_same_with_decord(odd: Path) -> None:
     for path in sorted(odd.iterdir()):
         assert outcome(path, decoder="decord") == outcome(path), path

@@ -17,7 +17,7 @@ from common.run.pool import Pool, PoolOptions
 Make = Callable[..., Pool]
 
 
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.soak)])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """A pool of toys: processes of this machine, or actors of a cluster."""
     if request.param == "local":

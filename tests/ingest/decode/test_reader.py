@@ -129,7 +129,7 @@ def test_frames_of_a_known_clip_in_order(clip: Clip) -> None:
     assert ending.duration_s == pytest.approx(60 / 25)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_every_real_clip_has_the_frames_and_times_of_a_plain_decode(clips: Path, odd: Path, decoder: str) -> None:
     extras = ("video_0.mov", "no_duration.webm", "nasa_13013.mp4", "weird_aspect.small.mpg", "unordered.mov")
