@@ -9,6 +9,7 @@ they were decoded somewhat earlier. On Ray, only the driver's parts can be measu
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def traced(given: str, marks_file: str, *arguments: str) -> None:
     def before(owner: Any, name: str, look: Callable[..., None]) -> None:
         original = getattr(owner, name)
 
+        @functools.wraps(original)  # Ray asks a method for its signature
         def looking(*arguments: Any, **options: Any) -> Any:
             look(*arguments, **options)
             return original(*arguments, **options)
