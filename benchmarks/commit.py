@@ -44,9 +44,10 @@ CODECS = {"plain": ("NONE", None), "zstd 1": ("ZSTD", 1), "zstd 3": ("ZSTD", 3)}
 
 
 def faces(frames: int) -> FaceBatch:
-    """One face in each frame: crops of a synthetic one, each a little brighter than the last."""
+    """One face in each frame: crops of a synthetic one, with noise, as two equal ones would compress too well."""
+    rng = np.random.default_rng(0)
     pictures = [cv2.resize(picture, (112, 112)) for picture in clips.pictures(30)]
-    crops = np.stack([np.clip(pictures[n % 30] + np.uint8(n % 7), 0, 255) for n in range(frames)])
+    crops = np.stack([cv2.add(pictures[n % 30], rng.integers(0, 4, (112, 112, 3), np.uint8)) for n in range(frames)])
     index = np.arange(frames, dtype=np.int32)
     return FaceBatch(
         frame_index=index,
