@@ -109,6 +109,11 @@ class Committer:
         ]
         return self.plan.revise(videos, put=put)
 
+    @property
+    def committed(self) -> int:
+        """How many units are committed."""
+        return len(self._done())
+
     def failed(self) -> list[str]:
         """The ids of the videos whose committed outcome is a failure."""
         return [outcome.video_id for _, outcome in self._failed()]

@@ -43,13 +43,14 @@ class Counts:
 class Summary(Counts):
     """What a run did. `planned`: videos that it had to do; `skipped`: listed videos that were done before.
 
-    `failed_before`: how many of the skipped videos had failed. `keys`: the names of the partition of its rows.
+    `failed_before`: how many of the skipped videos had failed, None if the archive is too large to count them in
+    passing. `keys`: the names of the partition of its rows.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
     planned: int = 0
     skipped: int = 0
-    failed_before: int = 0
+    failed_before: int | None = 0
     wall_s: float = 0.0
 
     def add(self, unit: Counts) -> None:

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.cli import JobOptions
+from common.commit.plan import PlanLog
 from common.commit.staging import Destination
 from common.commit.units import LISTING, Video
+from common.lake.format import claim
 from common.lake.layout import Lake, Partition
 from common.lake.schema import SCORES
-from common.run.runner import PARCEL_BYTES, PARCEL_VIDEOS, parcels, run
+from common.run.runner import COUNTED_UNITS, PARCEL_BYTES, PARCEL_VIDEOS, parcels, run
 
 SIZES = st.lists(st.integers(0, 3 * PARCEL_BYTES) | st.integers(0, 2000), max_size=3 * PARCEL_VIDEOS)
 
@@ -49,3 +51,20 @@ def test_a_dry_run_names_what_it_would_do_and_counts_as_done_nothing_that_is_not
     assert (summary.planned, summary.skipped) == (2, 0)
     assert set(capsys.readouterr().out.splitlines()) == {"/v/0.mp4", "/v/1.mp4"}
     assert not (tmp_path / "lake").exists()
+
+
+def test_of_a_long_ledger_no_record_is_read_to_count_old_failures(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    data = Partition("scores", (("model", "m"), ("archive", "a")))
+    rows = [{"video_id": v.video_id, "uri": v.uri, "version": "1", "size": 1} for v in videos([1])]
+    listing = pa.RecordBatch.from_pylist(rows, LISTING)
+    claim(lake)
+    plan = PlanLog(lake, data)
+    plan.extend([listing])
+    (unit,) = plan.units()
+    for name in (unit.id, *(f"u{number:032d}" for number in range(COUNTED_UNITS))):
+        lake.store.create(lake.ledger_key(data, name), b"not to be read")
+    summary = run(
+        Destination(lake, data, data.videos, SCORES, {}), [listing], pytest.fail, JobOptions(lake="lake", dry_run=True)
+    )
+    assert (summary.skipped, summary.failed_before) == (1, None)
