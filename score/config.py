@@ -34,14 +34,13 @@ class ScoreConfig(Config):
 
     def identity(self, bundle: str, ingest: str | None) -> dict[str, Any]:
         """What decides the rows of `scores`: the id of the bundle, where faces come from, and these options."""
-        described = {
+        return {
             "bundle": bundle,
             "results": RESULTS,
             "dtype": self.dtype,
+            "smooth": self.smooth,
             "faces": self.faces.identity() if ingest is None else {"ingest": ingest},
         }
-        # Left out if there is no smoothing, so that those models keep their names.
-        return described | ({"smooth": self.smooth} if self.smooth else {})
 
 
 def stored(lake: Lake, partition: Partition) -> dict[str, Any] | None:
