@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from common.errors import UsageError
+from score.analysis.quoting import quoted
 from score.analysis.sql import Tables
 
 SHOWN_CHOICES = 8
@@ -77,8 +78,3 @@ def _choices(values: Iterable[str]) -> str:
     known = sorted(values)
     more = f" or one of {len(known) - SHOWN_CHOICES} more" if len(known) > SHOWN_CHOICES else ""
     return ", ".join(known[:SHOWN_CHOICES]) + more
-
-
-def quoted(text: str) -> str:
-    """A string of SQL."""
-    return "'" + text.replace("'", "''") + "'"

@@ -25,6 +25,7 @@ from common.lake.committed import committed
 from common.lake.format import check_existing
 from common.lake.layout import PARTITION_KEYS, Lake
 from common.lake.schema import TABLES
+from score.analysis.quoting import quoted
 from score.analysis.views import READS, definition
 
 # A new dataset may add columns to `labels`; in the other tables all parts have the same columns.
@@ -217,4 +218,4 @@ def _path(lake: Lake, key: str) -> str:
 
 
 def _literal(texts: list[str]) -> str:
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+    return "[" + ", ".join(map(quoted, texts)) + "]"

@@ -16,7 +16,8 @@ from common.faces import decoded_crops
 from common.join import join_labels, subjects
 from common.lake.schema import BOX_COLUMNS
 from common.tasks import TASKS
-from score.analysis.scored import Scored, find, quoted
+from score.analysis.quoting import quoted
+from score.analysis.scored import Scored, find
 from score.analysis.sql import Tables
 
 MOST_TRACKS = 6

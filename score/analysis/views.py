@@ -7,6 +7,7 @@ import re
 
 from common.lake.layout import Lake
 from common.tasks import TASKS
+from score.analysis.quoting import quoted
 
 # By name, the table that each reads.
 READS = {"models": "videos", "frames": "scores", "tracks": "scores", "matched": "scores"}
@@ -69,11 +70,11 @@ def _models(lake: Lake) -> str:
         name, config = partition["model"], stored(lake, partition)
         bundle = re.match(rf".*?-{config['bundle']}", name) if config else None
         found[name] = {"model": name, "bundle": bundle[0] if bundle else None, "options": made_with(config)}
-    made = json.dumps(list(found.values())).replace("'", "''")
+    made = quoted(json.dumps(list(found.values())))
     return f"""
     CREATE VIEW models AS
     SELECT made.*, outcome.* EXCLUDE (model)
-    FROM (SELECT unnest(from_json('{made}', '[{{"model": "VARCHAR", "bundle": "VARCHAR", "options": "VARCHAR"}}]'),
+    FROM (SELECT unnest(from_json({made}, '[{{"model": "VARCHAR", "bundle": "VARCHAR", "options": "VARCHAR"}}]'),
         recursive := true)) AS made
     LEFT JOIN (
         SELECT model, count(*) AS videos, sum(frames)::BIGINT AS frames,
