@@ -57,12 +57,17 @@ class FacesOptions(Config):
         return found
 
 
-class IngestConfig(Config):
+class StoredFaces(Config):
+    """How faces are stored."""
+
+    jpeg_quality: int = Field(JPEG_QUALITY, ge=1, le=100, description="quality of the stored crops")
+    frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
+
+
+class IngestConfig(StoredFaces):
     """What decides the rows of `faces`; the digest of its `identity` names their partition."""
 
     faces: FacesOptions = FacesOptions()
-    jpeg_quality: int = Field(JPEG_QUALITY, ge=1, le=100, description="quality of the stored crops")
-    frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
 
     def identity(self) -> dict[str, Any]:
         """As `FacesOptions.identity`, with what decides how the faces are stored."""

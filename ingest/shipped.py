@@ -22,10 +22,9 @@ from common import config
 from common.cli import JobOptions
 from common.commit.staging import Destination
 from common.commit.units import LISTING, Video, video_id
-from common.config import Config
 from common.crops import TEMPLATE_SIDE
 from common.errors import UsageError, VideoError
-from common.faces import JPEG_QUALITY, FaceBatch, to_faces
+from common.faces import FaceBatch, to_faces
 from common.lake.layout import SHIPPED, Lake, Partition, check_archive_name
 from common.lake.schema import FACES, LANDMARKS
 from common.run import runner
@@ -33,6 +32,7 @@ from common.run.summary import Summary
 from common.store.base import StoreSettings
 from ingest.datasets.crops import Listed
 from ingest.datasets.dataset import Tally
+from ingest.faces import StoredFaces
 from ingest.labelling import opened
 
 SHIPPED_RESULTS = 1  # version of the crops; docs/decisions.md says when to raise it
@@ -43,12 +43,10 @@ LISTED = 10_000  # videos of a batch of the listing
 T = TypeVar("T")
 
 
-class ShippedConfig(Config):
+class ShippedConfig(StoredFaces):
     """What decides the rows of `faces` that come from a dataset's crops."""
 
     size: int = Field(TEMPLATE_SIDE, ge=8, le=1024, description="side of the stored crop, in pixels")
-    jpeg_quality: int = Field(JPEG_QUALITY, ge=1, le=100, description="quality of the stored crops")
-    frames_per_part: int = Field(20_000, ge=1, description="frames after which a long video's faces begin a new file")
 
     def identity(self) -> dict[str, Any]:
         """What the partition is named after."""
