@@ -156,8 +156,11 @@ def measure(options: Namespace) -> Result:
     ]
     table_mb = table["crop"].nbytes / 1e6
     rows += [[f"{way} of crops, 1 CPU", "", table_mb / each] for way, each in took.items()]
-    most = counts[-1]
-    ratios = {f"{where}_{most}_workers_to_1": speed[where, most] / speed[where, 1] for where in ("local", "s3")}
+    ratios = {
+        f"{where}_{workers}_workers_to_1": each / speed[where, 1]
+        for (where, workers), each in speed.items()
+        if workers > 1
+    }
     for codec in ("zstd 1", "zstd 3"):
         named = codec.replace(" ", "_")
         ratios[f"{named}_to_plain_size"] = size[codec] / size["plain"]
