@@ -1,4 +1,4 @@
-"""Downloads of published weights: a file appears only when it is complete and has the expected digest."""
+"""Downloads of published weights: a file appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -38,3 +38,21 @@ def download(url: str, target: Path, sha256: str, otherwise: str) -> None:
         raise MienError(f"{url} could not be downloaded ({reason}): {otherwise}") from None
     finally:
         Path(scratch).unlink(missing_ok=True)
+
+
+def from_hub(repository: str, name: str) -> Path:
+    """A file of a repository `owner/model` of the Hugging Face hub: the copy in the hub's cache, or downloaded there.
+
+    Raises MienError if that fails.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(repository, name))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise MienError(
+            f"{name} of {repository} could not be fetched from the Hugging Face hub ({reason}): check the name, or "
+            "fetch the file by other means and name its path"
+        ) from None

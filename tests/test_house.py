@@ -21,12 +21,12 @@ TEXTS = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".lock", ".cfg", ".ini"
 
 # Where a URL may be opened, and by what.
 NETWORK = {"s3fs", "fsspec", "botocore", "boto3", "aiobotocore", "aiohttp", "requests", "urllib3", "httpx", "http"}
-NETWORK |= {"urllib.request", "ftplib"}
+NETWORK |= {"urllib.request", "ftplib", "huggingface_hub"}
 STORE = {"common/store/s3.py", "common/store/s3_errors.py"}
 # DuckDB is shown the store as a file system: the abstract class, which opens nothing.
 INTERFACES = {"score/analysis/sql.py": {"fsspec.spec"}}
-# Weights that a wheel does not carry come once from the package's own place, their SHA-256 checked.
-DOWNLOADS = {"common/download.py": {"urllib.request"}}
+# Weights that a wheel does not carry come once from where they were published.
+DOWNLOADS = {"common/download.py": {"urllib.request", "huggingface_hub"}}
 
 HEAVY = {"torch", "torchvision", "timm", "ray", "av", "cv2", "decord", "deepspeed", "facenet_pytorch", "retinaface"}
 HEAVY |= {"matplotlib"}  # pictures

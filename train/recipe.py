@@ -14,6 +14,7 @@ from common.config import Config
 from common.crops import Crop
 from common.errors import UsageError
 from common.tasks import TASKS, TaskName
+from train.models.initial import InitialWeights
 from train.models.preprocess import channels
 from train.models.registry import AnyEncoder, AnyHead
 from train.models.vit import DecoderOptions
@@ -86,7 +87,7 @@ class HeadStage(StageOptions):
 
 
 class Recipe(Config):
-    """A whole run; `init` is a file of encoder weights to start fine-tuning from, instead of pretraining."""
+    """A whole run; `init` are the encoder's weights to start fine-tuning from, instead of pretraining."""
 
     name: Annotated[str, BundleManifest.model_fields["name"], Field(description="of the bundle")]
     seed: int = Field(0, ge=0, description="of all that is random")
@@ -100,7 +101,9 @@ class Recipe(Config):
     crop: Crop = Crop(size=112)
     preprocess: Preprocess
     encoder: AnyEncoder
-    init: Path | None = Field(None, description="file of an encoder's weights to start from, in place of pretraining")
+    init: InitialWeights | None = Field(
+        None, description="weights of an encoder to start from, in place of pretraining; init: FILE is a short form"
+    )
     mae: MaeStage | None = Field(None, description="pretraining of the encoder by masked pictures; null: none")
     finetune: FinetuneStage
     heads: dict[str, HeadStage] = Field(min_length=1, description="groups of heads of one shape, by a name of your own")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import common
@@ -27,6 +23,7 @@ from train.data.order import batch_indices
 from train.data.windows import training_examples
 from train.evaluate import encode
 from train.finished import Finished
+from train.models import initial
 from train.models.scoring import Head, ScoringModel
 from train.objectives import Batch, Objective
 from train.recipe import AugmentOptions, FinetuneStage, MaeStage, Recipe, StageOptions
@@ -53,7 +50,7 @@ class Stages:
         self._finished = Finished(session.work)
         torch.manual_seed(recipe.seed)
         self._encoder = recipe.encoder.build()
-        self._init = None if recipe.init is None else _start_from(self._encoder, recipe.init)
+        self._init = None if recipe.init is None else initial.load(self._encoder, recipe.encoder, recipe.init)
         parts = {"preprocess", "crop", "encoder", "seed", "zero"}
         self._made_from: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
             "init": self._init,
@@ -155,14 +152,3 @@ class Stages:
         wanted = np.any([self._faces.train[task] for task in self._recipe.stages], axis=0)
         model = ScoringModel(self._encoder, {}, self._recipe.preprocess, self._session.device)
         return torch.from_numpy(encode(model, self._faces, wanted))
-
-
-def _start_from(encoder: nn.Module, file: Path) -> str:
-    """Loads the weights in `file`; returns the file's SHA-256."""
-    try:
-        encoder.load_state_dict(load_file(file))
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"init: the weights {file} cannot be read: {error}") from None
-    except RuntimeError as error:
-        raise UsageError(f"init: the weights {file} do not fit the recipe's encoder: {error}") from None

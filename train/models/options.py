@@ -10,7 +10,7 @@ from common.config import Config
 from common.windows import Windowing
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from train.models.vit import DecoderOptions, MaskedAutoencoder
 
@@ -47,6 +47,13 @@ class EncoderOptions(Config, ABC):
         network = self.build()
         network.load_state_dict(load_file(file))
         return network.to(device)
+
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file of starting weights, in any layout that is known here, as `build`'s network names them.
+
+        Tensors of an unknown layout keep their names. Raises ValueError, with the reason, for tensors of no use.
+        """
+        return tensors
 
     def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
         """A network with the encoder as `.encoder` that rebuilds masked patches. Only if `can_be_masked`."""

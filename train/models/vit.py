@@ -1,9 +1,9 @@
 """A Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"), and masked autoencoding with it
 (He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners").
 
-Blocks and the names of their parameters are those of timm, so that its weights fit; importing timm would take two
-seconds. Position tables are fixed sine-cosine buffers, neither saved nor trained. Patches are selected before they are
-embedded: in pretraining the encoder does not compute the masked ones.
+Blocks and the names of their parameters are those of timm, so that its weights fit (`vit_layouts`); importing timm
+would take two seconds. Fixed position tables are buffers, neither saved nor trained. Patches are selected before they
+are embedded: in pretraining the encoder does not compute the masked ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from common.config import Config
+from train.models import vit_layouts
 from train.models.options import EncoderOptions
+from train.models.positions import position_table
 
 
 class VitOptions(EncoderOptions):
@@ -28,6 +30,12 @@ class VitOptions(EncoderOptions):
     dim: int = Field(768, gt=0, multiple_of=4, description="width of a token")
     depth: int = Field(12, ge=1, description="blocks")
     heads: int = Field(12, ge=1, description="attention heads of a block")
+    positions: Literal["fixed", "trained"] = Field(
+        "fixed", description="fixed: sines and cosines, as in MAE; trained: a table that starts as these, as in timm"
+    )
+    pool: Literal["mean", "token"] = Field(
+        "mean", description="the feature: mean of the patch tokens, as MAE is fine-tuned, or class token, as in timm"
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> VitOptions:
@@ -54,6 +62,9 @@ class VitOptions(EncoderOptions):
     def build(self) -> Vit:
         return Vit(self)
 
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return vit_layouts.adopt(tensors, self)
+
     def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
         return MaskedAutoencoder(self, decoder, mask_ratio)
 
@@ -67,9 +78,9 @@ class DecoderOptions(Config):
 
 
 class Vit(nn.Module):
-    """Pictures float [B, C, S, S] -> features float [B, D]: the normalised mean of the patch tokens after all blocks.
+    """Pictures float [B, C, S, S] -> features float [B, D]: the tokens after all blocks, pooled and then normalised.
 
-    As in the paper, there is a class token, which the mean leaves out (`global_pool` in the authors' code).
+    The mean of the patch tokens leaves the class token out (`global_pool` in MAE's code).
     """
 
     positions: Tensor
@@ -79,7 +90,11 @@ class Vit(nn.Module):
         self.options = options
         self.patch_embed = nn.Linear(options.channels * options.patch**2, options.dim)
         self.cls_token = nn.Parameter(torch.empty(options.dim))
-        self.register_buffer("positions", position_table(options.dim, options.image // options.patch), persistent=False)
+        table = position_table(options.dim, options.image // options.patch)
+        if options.positions == "trained":
+            self.positions = nn.Parameter(table)
+        else:
+            self.register_buffer("positions", table, persistent=False)
         self.blocks = _blocks(options.dim, options.heads, options.depth)
         self.norm = nn.LayerNorm(options.dim, eps=1e-6)
         nn.init.normal_(self.cls_token, std=0.02)
@@ -100,7 +115,8 @@ class Vit(nn.Module):
         return x
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.norm(self.tokens(patchify(images, self.options.patch))[:, 1:].mean(dim=1))
+        x = self.tokens(patchify(images, self.options.patch))
+        return self.norm(x[:, 0] if self.options.pool == "token" else x[:, 1:].mean(dim=1))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -154,15 +170,6 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     grid = side // patch
     x = images.reshape(batch, channels, grid, patch, grid, patch).permute(0, 2, 4, 3, 5, 1)
     return x.reshape(batch, grid * grid, patch * patch * channels)
-
-
-def position_table(dim: int, grid: int) -> Tensor:
-    """float32 [grid^2, dim]: sines and cosines of the column in the first half, of the row in the second."""
-    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns, rows = waves.repeat(grid, 1), waves.repeat_interleave(grid, dim=0)
-    return torch.cat([columns, rows], dim=1).float()
 
 
 class _Attention(nn.Module):

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from train.losses import masked_patch_loss
 from train.models import vit
-from train.models.vit import Block, DecoderOptions, MaskedAutoencoder, Vit, VitOptions, patchify, position_table
+from train.models.positions import position_table
+from train.models.vit import Block, DecoderOptions, MaskedAutoencoder, Vit, VitOptions, patchify
 
 SMALL = VitOptions(image=16, channels=1, patch=4, dim=32, depth=2, heads=4)
 DECODER = DecoderOptions(dim=16, depth=1, heads=2)
@@ -144,3 +145,19 @@ def test_blocks_are_timm_s_parameters_and_results() -> None:
         assert torch.equal(mine, other)
     tokens = torch.randn(3, 17, 32)
     torch.testing.assert_close(ours(tokens), theirs(tokens), atol=1e-6, rtol=1e-6)
+
+
+def test_trained_positions_are_saved_and_every_weight_is_trained_with_either_pool() -> None:
+    images = torch.randn(3, 1, 16, 16)
+    for pool in ("mean", "token"):
+        model = Vit(VitOptions(**SMALL.model_dump() | {"positions": "trained", "pool": pool}))
+        assert torch.equal(model.state_dict()["positions"], position_table(32, 4))
+        model(images).square().sum().backward()
+        assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+
+
+def test_the_class_token_is_a_feature_of_its_own() -> None:
+    model = Vit(VitOptions(**SMALL.model_dump() | {"pool": "token"})).eval()
+    images = torch.randn(3, 1, 16, 16)
+    tokens = model.tokens(patchify(images, 4))
+    torch.testing.assert_close(model(images), model.norm(tokens)[:, 0])
