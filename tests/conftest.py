@@ -23,7 +23,7 @@ from benchmarks.support.s3_server import free_port, make_bucket, s3_environment,
 hypothesis.settings.register_profile("mien", deadline=None)
 hypothesis.settings.load_profile("mien")
 
-ON_CLUSTER = ("tests/e2e/", "tests/common/run/test_pools.py")
+ON_CLUSTER = ("tests/e2e/test_score_on_ray.py", "tests/common/run/test_pools.py")
 ROOT = Path(__file__).resolve().parent.parent
 TEST_DATA = Path(os.environ.get("MIEN_TEST_DATA", ROOT.parent / "shared" / "data"))
 

@@ -13,7 +13,7 @@ from commands import mien, table
 from common.labels import FURTHER_EXPRESSION_COLUMNS
 from common.lake.schema import OUTCOMES, REASONS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")

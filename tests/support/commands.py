@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MIEN = Path(sys.executable).parent / "mien"
+FLOATS = ("valence", "arousal", "expr_neutral", "expr_other", "au01", "au26", "det_score", "box_x0", "box_y1")
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,13 @@ def rows(lake: Path) -> list[dict[str, Any]]:
         row | {"uri": row["uri"].rsplit("/", 1)[-1], "video_id": None} for row in table(lake, "scores").to_pylist()
     ]
     return sorted(found, key=lambda row: (row["uri"], row["frame_index"], row["track_id"] or 0))
+
+
+def assert_same(found: list[dict[str, Any]], golden: list[dict[str, Any]], tolerance: float = 1e-4) -> None:
+    keys = ("uri", "frame_index", "track_id", "face_status", "time_s")
+    assert [[row[key] for key in keys] for row in found] == [[row[key] for key in keys] for row in golden]
+    for mine, theirs in zip(found, golden, strict=True):
+        for name in FLOATS:
+            assert (mine[name] is None) == (theirs[name] is None)
+            if mine[name] is not None:
+                assert math.isclose(mine[name], theirs[name], abs_tol=tolerance * max(1, abs(theirs[name]) / 100))

@@ -87,26 +87,31 @@ def told() -> dict[str, Any]:
         return said(PROGRAM, TMPDIR=folder) | {"files left": os.listdir(folder)}
 
 
+@pytest.mark.soak
 def test_it_listens_on_the_loopback_alone(told: dict[str, Any]) -> None:
     assert set(told["first"]["listening"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert told["first"]["listening"]
 
 
+@pytest.mark.soak
 def test_its_token_and_its_other_variables_end_with_it(told: dict[str, Any]) -> None:
     assert len(told["first"]["inside"]["RAY_AUTH_TOKEN"]) == 64
     assert told["before"] == told["after"] == {}
 
 
+@pytest.mark.soak
 def test_one_process_may_start_it_twice_and_no_process_is_left(told: dict[str, Any]) -> None:
     assert (told["first"]["result"], told["second"]["result"]) == (9, 16)
     assert told["left"] == []
 
 
+@pytest.mark.soak
 def test_its_files_go_with_the_job(told: dict[str, Any]) -> None:
     assert len(told["second"]["sessions"]) >= 2
     assert told["files left"] == []
 
 
+@pytest.mark.soak
 def test_the_driver_works_from_an_empty_folder_meanwhile(told: dict[str, Any]) -> None:
     assert told["first"]["folder"] != os.getcwd()
 
