@@ -88,7 +88,9 @@ def _sentence(problem: ErrorDetails, path: tuple[str, ...], model: type[BaseMode
     if problem["type"] == "missing":
         return f"the key '{key}' is missing"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return f"'{key}' {message}, not {problem['input']!r}" if key else message
+    if not key or isinstance(problem["input"], Mapping):  # a section as a whole would be long
+        return f"'{key}' {message}" if key else message
+    return f"'{key}' {message}, not {problem['input']!r}"
 
 
 def _nearest(path: tuple[str, ...], model: type[BaseModel]) -> str | None:

@@ -111,7 +111,10 @@ def _values(field: FieldInfo) -> str:
         for kind, (name, sign) in _BOUNDS.items()
         if isinstance(limit, kind)
     )
-    return " ".join(filter(None, (_type(field.annotation), bounds)))
+    kind, null = _type(field.annotation), " or null"
+    if bounds and kind.endswith(null):
+        return f"{kind.removesuffix(null)} {bounds}, or null"
+    return f"{kind} {bounds}".strip()
 
 
 def _type(annotation: Any) -> str:

@@ -29,6 +29,7 @@ class State:
     frames_per_s: float
     eta_s: float | None
     doing: str | None = None
+    note: str | None = None
 
 
 class Progress:
@@ -47,8 +48,13 @@ class Progress:
         interval_s: float | None = None,
         name: str | None = None,
         doing: Callable[[], str | None] = lambda: None,
+        rate_of: str = "frame",
+        note: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`name`: of what is counted. `doing()` says what goes on while nothing is done; any thread may call it."""
+        """`name`: of what is counted; `rate_of`: what the `frames` of updates are, for those that count other things.
+
+        `doing()` says what goes on while nothing is done, `note()` what else is shown; any thread may call them.
+        """
         self._total = total
         self._unit = unit
         self._total_cost = total_cost
@@ -56,7 +62,7 @@ class Progress:
         self._interval_s = interval_s or (BAR_S if self._terminal else LINE_S)
         self._lock = threading.Lock()
         self._done = self._frames = self._failed = self._cost = self._skipped = self._whole = 0
-        self._name, self._doing = name, doing
+        self._name, self._doing, self._rate_of, self._note = name, doing, rate_of, note
         self._started = self._first = time.monotonic()
         self._over = threading.Event()
         # Only this thread draws, so an update costs a lock and four additions.
@@ -129,6 +135,7 @@ class Progress:
                 frames_per_s=self._frames / elapsed_s if elapsed_s else 0.0,
                 eta_s=(now - self._first) * left / made if made else None,
                 doing=None if made or self._frames else self._doing(),
+                note=self._note(),
             )
 
     def _tick(self) -> None:
@@ -139,10 +146,10 @@ class Progress:
         state = self.state()
         if self._bar is not None:
             self._bar.n = self._cost if self._total_cost else self._done
-            words = _in_words(state, self._unit)
+            words = _in_words(state, self._unit, self._rate_of)
             self._bar.set_description_str(f"{self._name}: {words}" if self._name else words)
             return
-        told = {"name": self._name, "doing": state.doing}
+        told = {"name": self._name, "doing": state.doing, "note": state.note}
         log.get("progress").info(
             "progress",
             **{key: value for key, value in told.items() if value},
@@ -150,18 +157,19 @@ class Progress:
             done=state.done,
             total=state.total,
             failed=state.failed,
-            frames=state.frames,
-            frames_per_s=round(state.frames_per_s, 1),
             elapsed_s=round(state.elapsed_s, 1),
             eta_s=None if state.eta_s is None else round(state.eta_s, 1),
+            **{f"{self._rate_of}s": state.frames, f"{self._rate_of}s_per_s": round(state.frames_per_s, 1)},
         )
 
 
-def _in_words(state: State, unit: str) -> str:
+def _in_words(state: State, unit: str, rate_of: str) -> str:
     if state.doing:
         return f"{state.done}/{state.total} {unit}s, {state.doing} ({state.elapsed_s:.0f} s)"
     eta = "?" if state.eta_s is None else str(timedelta(seconds=round(state.eta_s)))
-    words = [f"{state.done}/{state.total} {unit}s", f"{state.frames_per_s:.0f} frames/s", f"ETA {eta}"]
+    words = [f"{state.done}/{state.total} {unit}s", f"{state.frames_per_s:.0f} {rate_of}s/s", f"ETA {eta}"]
     if state.failed:
         words.append(f"{state.failed} failed")
+    if state.note:
+        words.append(state.note)
     return ", ".join(words)

@@ -132,6 +132,15 @@ def test_until_something_is_done_it_says_what_goes_on(lines: Any) -> None:
     assert "doing" not in last
 
 
+def test_a_job_of_other_things_than_frames_names_them_and_adds_a_note(lines: Any) -> None:
+    with Progress(total=2, unit="step", rate_of="sample", note=lambda: "loss 0.5") as progress:
+        progress.update(done=2, frames=64)
+    (line,) = lines()
+    assert (line["samples"], line["note"]) == (64, "loss 0.5")
+    assert line["samples_per_s"] > 0
+    assert "frames" not in line
+
+
 def test_an_error_inside_ends_it_all_the_same(lines: Any) -> None:
     with pytest.raises(KeyError), Progress(total=2):
         raise KeyError("x")
@@ -151,7 +160,8 @@ import time
 from common import log
 from common.progress import Progress
 log.configure()
-with Progress(total=4, unit="video", interval_s=0.05, name="tapes", doing=lambda: "starting Ray") as progress:
+note = lambda: "loss 0.5"
+with Progress(total=4, interval_s=0.05, name="tapes", doing=lambda: "starting Ray", note=note) as progress:
     time.sleep(0.3)
     progress.update(done=1, frames=100, failed=1)
     time.sleep(0.3)
@@ -163,7 +173,7 @@ with Progress(total=4, unit="video", interval_s=0.05, name="tapes", doing=lambda
     assert "tapes: 0/4 videos, starting Ray (0 s)" in screen
     assert "tapes: 1/4 videos" in screen
     assert "frames/s, ETA 0:00:0" in screen
-    assert "1 failed" in screen
+    assert "1 failed, loss 0.5" in screen
     assert "4/4 videos" in screen
     (line,) = [line for line in screen.replace("\r", "\n").splitlines() if "a line in between" in line]
     assert "%" not in line
