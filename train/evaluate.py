@@ -43,18 +43,24 @@ def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
     features = encode(model, faces, chosen)
     found: dict[str, float | None] = {}
     frames: dict[str, int] = {}
-    for name, head in model.heads.items():
-        rows = faces.validation[name] & faces.annotated(name)
-        frames[name] = int(rows.sum())
+    for name in model.heads:
+        frames[name] = int((faces.validation[name] & faces.annotated(name)).sum())
         if frames[name]:
-            # Columns are in the order of `known`, which also numbers the targets. Outputs that the head lacks are 0.
-            known = TASKS[name].known
-            values = np.zeros((len(faces), len(known)))
-            values[:, [known.index(output) for output in head.outputs]] = predict(model, name, features, faces, chosen)
-            measured = measure(name, values[rows], faces.labels[name][rows])
+            measured = measured_head(model, name, features, faces)
             found |= {metric: None if math.isnan(value) else value for metric, value in measured.items()}
     by_chance = chance(faces.labels["expr"][faces.validation["expr"]], faces.labels["au"][faces.validation["au"]])
     return {**found, "chance": asdict(by_chance), "frames": frames}
+
+
+def measured_head(model: ScoringModel, task: str, features: NDArray[np.float32], faces: FaceSet) -> dict[str, float]:
+    """The metrics of the head of a task over its validation videos, from features float32 [N, D] of their faces."""
+    rows = faces.validation[task] & faces.annotated(task)
+    # Columns are in the order of `known`, which also numbers the targets. Outputs that the head lacks are 0.
+    known = TASKS[task].known
+    columns = [known.index(output) for output in model.heads[task].outputs]
+    values = np.zeros((len(faces), len(known)))
+    values[:, columns] = predict(model, task, features, faces, faces.validation[task])
+    return measure(task, values[rows], faces.labels[task][rows])
 
 
 def predict(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +17,7 @@ from common import log
 from common.bundle import weights
 from common.errors import MienError
 
-_MADE_FROM = "mien.made_from"
+_MADE_FROM, _RECORD = "mien.made_from", "mien.record"
 
 
 class Finished:
@@ -24,28 +26,32 @@ class Finished:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def restore(self, stage: str, made_from: str, model: nn.Module) -> bool:
-        """Loads the stage's weights into `model` if they were made from `made_from`. Returns whether it did."""
+    def restore(self, stage: str, made_from: str, model: nn.Module) -> dict[str, Any] | None:
+        """Loads the stage's weights into `model` if they were made from `made_from`, and returns their record."""
         file = self.file(stage)
         try:
             with safe_open(file, "pt") as stored:
-                if (stored.metadata() or {}).get(_MADE_FROM) != made_from:
-                    return False
+                metadata = stored.metadata() or {}
+                if metadata.get(_MADE_FROM) != made_from:
+                    return None
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):  # absent or damaged
-            return False
+            return None
         if _shapes(tensors) != _shapes(model.state_dict()):  # checked first: `load_state_dict` would load what fits
-            return False
+            return None
         model.load_state_dict(tensors)
         log.get("train").info("stage taken from an earlier run", stage=stage, file=str(file))
-        return True
+        return json.loads(metadata[_RECORD])
 
-    def keep(self, stage: str, made_from: str, model: nn.Module) -> None:
-        """Saves the stage's weights in place of older ones; a kill leaves the old file or the new one."""
+    def keep(self, stage: str, made_from: str, model: nn.Module, record: Mapping[str, Any]) -> None:
+        """Saves the stage's weights and the record of its training in place of older ones.
+
+        A kill leaves the old file or the new one.
+        """
         file = self.file(stage)
         scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
         try:
-            weights.save(scratch, model.state_dict(), {_MADE_FROM: made_from})
+            weights.save(scratch, model.state_dict(), {_MADE_FROM: made_from, _RECORD: json.dumps(record)})
             os.replace(scratch, file)
         except (OSError, SafetensorError) as error:
             raise MienError(f"the result of the stage {stage} cannot be kept in {self._folder}: {error}") from None

@@ -143,6 +143,7 @@ def _write(
             "withheld_videos": len(faces.withheld),
             "labels": asdict(faces.join),
             "init_sha256": trained.init,
+            "stages": trained.records,
         },
         "metrics": metrics,
         "code_version": common.__version__,

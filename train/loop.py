@@ -6,10 +6,9 @@ of examples, masks, dropout and augmentation depend only on the seed and the ste
 
 from __future__ import annotations
 
+import copy
 import gc
-import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +21,13 @@ from torch import Tensor, nn
 
 from common import environment, log
 from common.errors import MienError
-from common.progress import Progress
 from train.objectives import Batch, Objective
 from train.recipe import StageOptions
+from train.schedule import Schedule
+from train.stage_log import StageLog
+from train.validation import Kept, Validation
 
-_LOGGED = 50  # log lines per stage
+_LOGGED = 200  # lines of the log per stage, besides those of validations
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Session:
     zero: int
     precision: str  # float32 or bfloat16
     device: str
-    work: Path  # the folder of each stage's log, <stage>.jsonl: loss and learning rate
+    work: Path  # the folder of the stages' logs and results
 
 
 def resolve_precision(wanted: str, device: str) -> str:
@@ -73,56 +74,61 @@ def process_group() -> Iterator[None]:
         deepspeed.comm.destroy_process_group()  # not torch's: DeepSpeed would not know that its groups are gone
 
 
-def learning_rate(step: int, stage: StageOptions) -> float:
-    """Linear warm-up, then a cosine that would reach 0 one step after the last."""
-    if step < stage.warmup:
-        return stage.lr * (step + 1) / stage.warmup
-    share = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
-    return stage.lr * 0.5 * (1 + math.cos(math.pi * share))
-
-
 def fit(
     name: str,
     objective: Objective,
     batch_at: Callable[[int], Batch],
     stage: StageOptions,
     session: Session,
-    frames: int,
-) -> None:
-    """Trains the objective in place for `stage.steps` steps. Call it inside `process_group`.
+    examples: int,
+    validation: Validation | None = None,
+) -> Kept:
+    """Trains the objective in place, on `examples` examples. Call it inside `process_group`.
 
-    `batch_at(step)` gives the batch of a step; `frames`: how many frames a batch has, for the progress bar. Raises
-    MienError if the loss or a gradient is not finite.
+    `batch_at(step)` gives the batch of a step. `validation` measures the steps that the stage's options say and chooses
+    the weights to keep; without it, those of the last step are kept. Raises MienError if the loss or a gradient is not
+    finite.
     """
-    engine = _engine(objective, stage, session)
-    started = time.monotonic()
-    every = max(1, stage.steps // _LOGGED)
-    objective.train()
-    with (
-        Progress(total=stage.steps, unit="step", name=name) as progress,
-        (session.work / f"{name}.jsonl").open("w") as lines,
-    ):
-        for step in range(stage.steps):
+    schedule = Schedule(stage, examples)
+    last = schedule.steps - 1
+    objective.to(session.device)
+    # A copy is trained: ZeRO-3 takes a network's weights apart for good, and validation needs a network that is whole.
+    engine = _engine(copy.deepcopy(objective).train(), stage, session, schedule.steps)
+    with StageLog(name, session.work, schedule.steps, stage.batch) as out:
+        for step in range(schedule.steps):
             torch.manual_seed(step_seed(session.seed, name, step))
+            rate = schedule.learning_rate(step)
             for group in engine.optimizer.param_groups:
-                group["lr"] = learning_rate(step, stage)
+                group["lr"] = rate
             loss = engine({key: value.to(session.device) for key, value in batch_at(step).items()})
             engine.backward(loss)
             engine.step()
-            progress.update(done=1, frames=frames)
+            out.count(loss)
+            validated = validation is not None and schedule.validates(step)
             # ZeRO 1 and 2 do not fail by gradients that are not finite: they leave the weights as they are.
             skipped = engine.skipped_steps > 0
-            if skipped or step % every == 0 or step == stage.steps - 1:
-                value = float(loss.detach())
-                if skipped or not math.isfinite(value):
-                    what = "gradients are not finite" if math.isfinite(value) else f"loss is {value}"
+            if skipped or validated or step == last or step % max(1, schedule.steps // _LOGGED) == 0:
+                mean = out.mean_loss()
+                if skipped or not math.isfinite(mean):
+                    what = "gradients are not finite" if math.isfinite(mean) else f"loss is {mean}"
                     raise MienError(f"{name}: the {what} at step {step}: lower that stage's lr or clip")
-                line = {"stage": name, "step": step, "loss": value, "lr": learning_rate(step, stage)}
-                lines.write(json.dumps(line | {"wall_s": round(time.monotonic() - started, 3)}) + "\n")
+                metrics = validation.run(step, objective, _weights(engine)) if validation and validated else {}
+                out.write(step, mean, rate, metrics)
+    kept = validation.kept if validation else None
+    objective.load_state_dict(validation.weights if validation and kept else _weights(engine))
     engine.destroy()
     del engine
     gc.collect()  # the engine and its hooks refer to each other, so only the garbage collector frees them
-    objective.zero_grad(set_to_none=True)
+    return kept or Kept(last)
+
+
+def _weights(engine: Any) -> dict[str, Tensor]:
+    """A copy of the weights of the network that the engine trains."""
+    import deepspeed
+
+    parameters = list(engine.module.parameters())
+    with deepspeed.zero.GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
+        return {name: tensor.detach().clone() for name, tensor in engine.module.state_dict().items()}
 
 
 def step_seed(seed: int, name: str, step: int) -> int:
@@ -130,10 +136,9 @@ def step_seed(seed: int, name: str, step: int) -> int:
     return int(np.random.SeedSequence([seed, step, *name.encode()]).generate_state(1)[0])
 
 
-def _engine(objective: Objective, stage: StageOptions, session: Session) -> Any:
+def _engine(objective: Objective, stage: StageOptions, session: Session, steps: int) -> Any:
     import deepspeed
 
-    objective.to(session.device)
     engine, *_ = deepspeed.initialize(
         model=objective,
         optimizer=torch.optim.AdamW(
@@ -143,11 +148,11 @@ def _engine(objective: Objective, stage: StageOptions, session: Session) -> Any:
         config={
             "train_micro_batch_size_per_gpu": stage.batch,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": stage.clip,
+            "gradient_clipping": stage.clip or 0.0,  # 0: none
             # On a GPU, one buffer for all gradients avoids fragmented memory. On a CPU the copy costs 15 % of a step.
             "zero_optimization": {"stage": session.zero, "contiguous_gradients": session.device != "cpu"},
             "torch_autocast": {"enabled": session.precision == "bfloat16", "dtype": "bfloat16"},
-            "steps_per_print": stage.steps + 1,
+            "steps_per_print": steps + 1,
         },
     )
     return engine

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.bundle.manifest import Preprocess
 from common.tasks import TASKS, Task
 from train import losses
+from train.models.linear import LinearOptions
 from train.models.options import HeadOptions
 from train.models.preprocess import normalise
 from train.recipe import Recipe
@@ -49,12 +50,13 @@ class ExpressionFinetune(Objective):
     def __init__(self, recipe: Recipe, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(recipe.encoder.features, len(TASKS["expr"].outputs))
+        self.head = LinearOptions().build(recipe.encoder.features, len(TASKS["expr"].outputs))
         self.preprocess: Preprocess = recipe.preprocess
 
     def forward(self, batch: Batch) -> Tensor:
-        logits = self.head(self.encoder(normalise(batch["images"], self.preprocess)))
-        return losses.expression_loss(logits, batch["labels"])
+        features = self.encoder(normalise(batch["images"], self.preprocess))[:, None]
+        valid = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        return losses.expression_loss(self.head(features, valid), batch["labels"])
 
 
 class HeadObjective(Objective):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -47,15 +47,59 @@ class AugmentOptions(Config):
 
 
 class StageOptions(Config):
-    """AdamW with a linear warm-up and a cosine to 0, both counted in steps."""
+    """AdamW. The learning rate rises linearly, then falls along a cosine. An epoch is one pass over all examples."""
 
-    steps: int = Field(gt=0, description="how many steps the stage takes")
+    steps: int | None = Field(None, gt=0, description="how many steps the stage takes; or set epochs")
+    epochs: float | None = Field(None, gt=0, description="how many epochs the stage takes; or set steps")
     batch: int = Field(gt=0, description="examples a step: faces, or windows of a head that takes windows")
+    drop_last: bool = Field(
+        False,
+        description="leave out the last examples of an epoch if they fill no batch; else the next epoch fills it up",
+    )
     lr: float = Field(gt=0, description="highest learning rate")
-    warmup: int = Field(0, ge=0, description="steps until the learning rate is at its highest")
+    warmup: int | None = Field(None, ge=0, description="steps until the learning rate is at its highest")
+    warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs; neither: no warm-up")
+    floor: float = Field(0.0, ge=0, description="learning rate at the start of the warm-up and at the cosine's end")
+    cosine_epochs: float | None = Field(
+        None, gt=0, description="epochs that the cosine takes, some of which may be cut off; null: those that are left"
+    )
     weight_decay: float = Field(0.05, ge=0, description="on matrices and tokens; biases and norms have none")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: any")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("should set either steps or epochs, and the other to null")
+        if None not in (self.warmup, self.warmup_epochs):
+            raise ValueError("should set warmup or warmup_epochs, and the other to null")
+        if self.floor > self.lr:
+            raise ValueError("should have a floor that is not above lr")
+        return self
+
+
+class SupervisedStage(StageOptions):
+    """A stage with labels, which can be validated on its way."""
+
+    select: Literal["last", "best"] = Field(
+        "last",
+        description="keep the weights of the last step, or those with the best score on the validation videos: mean "
+        "of both CCCs, macro-F1 of expressions, mean F1 of action units",
+    )
+    validate_every: int | None = Field(None, gt=0, description="steps from one validation to the next; null: none")
+    validations_per_epoch: int | None = Field(None, gt=0, description="the same as a number of times in each epoch")
+
+    @property
+    def validates(self) -> bool:
+        return (self.validate_every or self.validations_per_epoch) is not None
+
+    @model_validator(mode="after")
+    def _validated(self) -> Self:
+        if None not in (self.validate_every, self.validations_per_epoch):
+            raise ValueError("should set validate_every or validations_per_epoch, and the other to null")
+        if self.select == "best" and not self.validates:
+            raise ValueError("should be validated to select the best: it needs validations_per_epoch or validate_every")
+        return self
 
 
 class MaeStage(StageOptions):
@@ -68,13 +112,13 @@ class MaeStage(StageOptions):
     augment: AugmentOptions = AugmentOptions()
 
 
-class FinetuneStage(StageOptions):
+class FinetuneStage(SupervisedStage):
     """Expression labels; all weights of the encoder are tuned."""
 
     augment: AugmentOptions = AugmentOptions()
 
 
-class HeadStage(StageOptions):
+class HeadStage(SupervisedStage):
     """Heads of one shape over the fine-tuned encoder's features, one for each of the tasks, trained one by one.
 
     The batch is counted in what the head takes: windows, or single faces.

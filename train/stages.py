@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,21 +21,27 @@ from train.data.augment import augment
 from train.data.faces import FaceSet
 from train.data.order import batch_indices
 from train.data.windows import training_examples
-from train.evaluate import encode
+from train.evaluate import encode, measured_head
 from train.finished import Finished
 from train.models import initial
 from train.models.scoring import Head, ScoringModel
 from train.objectives import Batch, Objective
-from train.recipe import AugmentOptions, FinetuneStage, MaeStage, Recipe, StageOptions
+from train.recipe import AugmentOptions, FinetuneStage, MaeStage, Recipe, StageOptions, SupervisedStage
+from train.schedule import Schedule
+from train.validation import Validation
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What comes out: the fine-tuned encoder, a head for each task, and the SHA-256 of the file `init`."""
+    """What comes out: the fine-tuned encoder, a head for each task, and the SHA-256 of the file `init`.
+
+    records: by stage, how many examples and steps it had, after which step its weights were kept, and their score.
+    """
 
     encoder: nn.Module
     heads: dict[str, Head]
     init: str | None
+    records: dict[str, dict[str, Any]]
 
 
 class Stages:
@@ -45,9 +51,11 @@ class Stages:
     """
 
     def __init__(self, recipe: Recipe, faces: FaceSet, session: loop.Session) -> None:
-        """Raises UsageError for weights `init` that cannot be read or do not fit."""
+        """Raises UsageError for weights `init` that do not fit, and for a stage without faces to be validated on."""
+        _check_validation(recipe, faces)
         self._recipe, self._faces, self._session = recipe, faces, session
         self._finished = Finished(session.work)
+        self._records: dict[str, dict[str, Any]] = {}
         torch.manual_seed(recipe.seed)
         self._encoder = recipe.encoder.build()
         self._init = None if recipe.init is None else initial.load(self._encoder, recipe.encoder, recipe.init)
@@ -66,7 +74,8 @@ class Stages:
         if self._recipe.mae is not None and self._init is None:
             self._pretrain(self._recipe.mae)
         self._finetune(self._recipe.finetune)
-        return Trained(self._encoder, {task: self._head(task) for task in self._recipe.stages}, self._init)
+        heads = {task: self._head(task) for task in self._recipe.stages}
+        return Trained(self._encoder, heads, self._init, self._records)
 
     def _pretrain(self, stage: MaeStage) -> None:
         torch.manual_seed(self._recipe.seed)
@@ -78,7 +87,7 @@ class Stages:
             return {"images": self._pictures("mae", step, self._drawn(rows, step, stage), stage.augment)}
 
         self._made_from["mae"] = stage.model_dump(mode="json")
-        self._run("mae", stage, objective, self._encoder, batch_at)
+        self._run("mae", stage, objective, self._encoder, batch_at, len(rows))
 
     def _finetune(self, stage: FinetuneStage) -> None:
         torch.manual_seed(self._recipe.seed)
@@ -91,8 +100,15 @@ class Stages:
             labels = torch.from_numpy(faces.labels["expr"][chosen])
             return {"images": self._pictures("finetune", step, chosen, stage.augment), "labels": labels}
 
+        def measured(tuned: Objective) -> Mapping[str, float]:
+            assert isinstance(tuned, objectives.ExpressionFinetune)
+            model = self._model(tuned.encoder, expr=Head(tuned.head, TASKS["expr"].outputs, None))
+            features = encode(model, faces, faces.validation["expr"] & faces.annotated("expr"))
+            return measured_head(model, "expr", features, faces)
+
         self._made_from["finetune"] = stage.model_dump(mode="json")
-        self._run("finetune", stage, objective, self._encoder, batch_at)
+        validation = Validation("expr", measured, stage.select) if stage.validates else None
+        self._run("finetune", stage, objective, self._encoder, batch_at, len(rows), validation)
 
     def _head(self, name: str) -> Head:
         torch.manual_seed(self._recipe.seed)
@@ -119,8 +135,14 @@ class Stages:
                 "labels": torch.where(taught, labels[at], missing),
             }
 
+        def measured(trained: Objective) -> Mapping[str, float]:
+            assert isinstance(trained, objectives.HeadObjective)
+            model = self._model(self._encoder, **{name: Head(trained.model, task.outputs, windowing)})
+            return measured_head(model, name, self._features.numpy(), self._faces)
+
         settings = stage.model_dump(mode="json", exclude={"tasks"})
-        self._run(name, stage, objective, objective.model, batch_at, frames=rows.shape[1], head=settings)
+        validation = Validation(name, measured, stage.select) if stage.validates else None
+        self._run(name, stage, objective, objective.model, batch_at, len(rows), validation, head=settings)
         return Head(objective.model, task.outputs, windowing)
 
     def _run(
@@ -130,17 +152,21 @@ class Stages:
         objective: Objective,
         model: nn.Module,
         batch_at: Callable[[int], Batch],
-        frames: int = 1,
+        examples: int,
+        validation: Validation | None = None,
         **settings: Any,
     ) -> None:
         """Trains `model`, a part of `objective`, in place, or takes it from the work folder if it is there."""
         made_from = config.digest(self._made_from | settings)
-        if not self._finished.restore(name, made_from, model):
-            loop.fit(name, objective, batch_at, stage, self._session, frames * stage.batch)
-            self._finished.keep(name, made_from, model)
+        record = self._finished.restore(name, made_from, model)
+        if record is None:
+            kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation)
+            record = {"examples": examples, "steps": Schedule(stage, examples).steps, **asdict(kept)}
+            self._finished.keep(name, made_from, model, record)
+        self._records[name] = record
 
     def _drawn(self, rows: NDArray[np.int64], step: int, stage: StageOptions) -> NDArray[np.int64]:
-        return rows[batch_indices(len(rows), stage.batch, step, self._recipe.seed)]
+        return rows[batch_indices(len(rows), stage.batch, step, self._recipe.seed, drop_last=stage.drop_last)]
 
     def _pictures(self, name: str, step: int, rows: NDArray[np.int64], changes: AugmentOptions) -> Tensor:
         rng = np.random.default_rng(loop.step_seed(self._recipe.seed, name, step))
@@ -148,7 +174,22 @@ class Stages:
 
     @cached_property
     def _features(self) -> Tensor:
-        """float32 [N, D]: features of the training faces from the fine-tuned encoder, in float32 as in scoring."""
-        wanted = np.any([self._faces.train[task] for task in self._recipe.stages], axis=0)
-        model = ScoringModel(self._encoder, {}, self._recipe.preprocess, self._session.device)
-        return torch.from_numpy(encode(model, self._faces, wanted))
+        """float32 [N, D]: features of the faces that train or validate a head, in float32 as in scoring."""
+        stages = self._recipe.stages
+        wanted = [self._faces.train[task] for task in stages]
+        wanted += [self._faces.validation[task] for task, stage in stages.items() if stage.validates]
+        return torch.from_numpy(encode(self._model(self._encoder), self._faces, np.any(wanted, axis=0)))
+
+    def _model(self, encoder: nn.Module, **heads: Head) -> ScoringModel:
+        return ScoringModel(encoder, heads, self._recipe.preprocess, self._session.device)
+
+
+def _check_validation(recipe: Recipe, faces: FaceSet) -> None:
+    stages: dict[str, tuple[str, SupervisedStage]] = {"finetune": ("expr", recipe.finetune)}
+    stages |= {f"heads.{name}": (task, stage) for name, stage in recipe.heads.items() for task in stage.tasks}
+    for name, (task, stage) in stages.items():
+        if stage.validates and not (faces.validation[task] & faces.annotated(task)).any():
+            raise UsageError(
+                f"{name} cannot be validated, no face of a validation video has a label for {task}: name other videos "
+                f"with data.validation, or leave out select, validate_every and validations_per_epoch in {name}"
+            )

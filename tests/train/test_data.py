@@ -336,6 +336,12 @@ def test_an_epoch_shows_every_example_once_in_an_order_of_its_own() -> None:
     assert not np.array_equal(batch_indices(50, 8, 17, seed=4), steps[17 * 8 : 18 * 8])
 
 
+def test_an_epoch_of_full_batches_shows_no_example_twice() -> None:
+    epochs = [np.concatenate([batch_indices(50, 8, 6 * n + k, 3, drop_last=True) for k in range(6)]) for n in range(4)]
+    assert all(len(set(epoch.tolist())) == 48 for epoch in epochs)
+    assert len({frozenset(range(50)) - frozenset(epoch.tolist()) for epoch in epochs}) > 1  # each leaves out others
+
+
 def test_a_batch_may_be_larger_than_the_data() -> None:
     assert np.bincount(batch_indices(3, 10, 0, seed=0), minlength=3).min() >= 3
 

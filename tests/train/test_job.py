@@ -31,16 +31,26 @@ from train.finished import Finished
 from train.metrics import expression_f1
 from train.models.scoring import Head, load
 from train.recipe import DataOptions
+from train.validation import Kept
 
 MIEN = Path(sys.executable).parent / "mien"
 
 pytestmark = pytest.mark.slow
 
 
+SELECTED = (
+    "finetune.validations_per_epoch=1",
+    "finetune.select=best",
+    "heads.temporal.validate_every=20",
+    "heads.temporal.select=best",
+)
+
+
 @pytest.fixture(scope="module")
 def trained(toy_lake: Path, toy_recipe: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     root = tmp_path_factory.mktemp("trained")
-    return job.run(recipe.load(toy_recipe), Lake(str(toy_lake)), root / "bundle", root / "work"), root / "work"
+    chosen = recipe.load(toy_recipe, SELECTED)
+    return job.run(chosen, Lake(str(toy_lake)), root / "bundle", root / "work"), root / "work"
 
 
 SHORT = ("mae.steps=2", "finetune.steps=2", "heads.temporal.steps=2")
@@ -73,6 +83,33 @@ def test_a_bundle_says_how_it_was_made_and_how_good_it_is(trained: tuple[Bundle,
         assert json.loads((work / f"{stage}.jsonl").read_text().splitlines()[0])["stage"] == stage
 
 
+def test_the_score_of_the_selected_weights_is_what_evaluation_finds(trained: tuple[Bundle, Path]) -> None:
+    manifest, work = trained[0].manifest, trained[1]
+    metrics, stages = manifest.metrics, manifest.data["stages"]
+    assert stages["mae"] == {"examples": 280, "steps": 20, "step": 19, "by": None, "score": None}
+    assert stages["va"]["score"] == pytest.approx((metrics["ccc_valence"] + metrics["ccc_arousal"]) / 2)
+    assert stages["expr"]["score"] == pytest.approx(metrics["f1_expression"])
+    assert stages["au"]["score"] == pytest.approx(metrics["f1_action_units"])
+    for stage in ("finetune", "va", "expr", "au"):
+        lines = map(json.loads, (work / f"{stage}.jsonl").read_text().splitlines())
+        scores = {line["step"]: line["metrics"][stages[stage]["by"]] for line in lines if "metrics" in line}
+        assert list(scores) == (
+            [8, 17, 26, 34, 43, 52, 61, 69, 78, 87, 96, 104, 113, 119] if stage == "finetune" else [19, 39, 59]
+        )
+        assert stages[stage]["score"] == max(scores.values())
+        assert stages[stage]["step"] == max(scores, key=scores.__getitem__)
+
+
+def test_weights_are_not_selected_without_labelled_validation_videos(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path
+) -> None:
+    chosen = recipe.load(toy_recipe, (*SELECTED[2:], "data.validation=none"))
+    with pytest.raises(
+        UsageError, match=r"heads\.temporal cannot be validated, no face of a validation video has a label"
+    ):
+        job.run(chosen, Lake(str(toy_lake)), tmp_path / "bundle")
+
+
 def test_another_seed_alone_makes_other_weights(short: Bundle, toy_lake: Path, toy_recipe: str, tmp_path: Path) -> None:
     other = job.run(recipe.load(toy_recipe, (*SHORT, "seed=1")), Lake(str(toy_lake)), tmp_path / "bundle")
     assert other.manifest.files.keys() == short.manifest.files.keys()
@@ -87,10 +124,11 @@ def test_a_run_that_was_cut_off_goes_on_with_the_stage_that_it_was_in(
         """The stages that were trained (by nothing), and the bundle, if the run was not stopped in the stage `stop`."""
         trained = []
 
-        def fit(name: str, *arguments: Any) -> None:
+        def fit(name: str, *arguments: Any) -> Kept:
             if name == stop:
                 raise KeyboardInterrupt
             trained.append(name)
+            return Kept(0)
 
         monkeypatch.setattr(loop, "fit", fit)
         with contextlib.suppress(KeyboardInterrupt):
@@ -112,9 +150,9 @@ def test_a_run_that_was_cut_off_goes_on_with_the_stage_that_it_was_in(
 
 def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_path: Path) -> None:
     model, finished = torch.nn.Linear(3, 2), Finished(tmp_path)
-    assert not finished.restore("mae", "abc", model)
-    finished.keep("mae", "abc", model)
-    assert finished.restore("mae", "abc", model)
+    assert finished.restore("mae", "abc", model) is None
+    finished.keep("mae", "abc", model, {"steps": 7})
+    assert finished.restore("mae", "abc", model) == {"steps": 7}
     assert not finished.restore("mae", "other", model)
     finished.file("mae").write_bytes(finished.file("mae").read_bytes()[:-1])
     assert not finished.restore("mae", "abc", model)
@@ -123,7 +161,7 @@ def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_pat
 
 def test_the_file_of_a_model_with_another_shape_changes_no_weight(tmp_path: Path) -> None:
     finished = Finished(tmp_path)
-    finished.keep("mae", "abc", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)))
+    finished.keep("mae", "abc", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)), {})
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 5))
     before = copy.deepcopy(model.state_dict())
     assert not finished.restore("mae", "abc", model)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from event_files import scalars
 from torch import Tensor, nn
 
 from common.errors import MienError
@@ -14,9 +15,12 @@ from train import loop
 from train.models.tcn_transformer import TcnTransformerOptions
 from train.models.vit import DecoderOptions, MaskedAutoencoder, VitOptions
 from train.objectives import Batch, Objective
-from train.recipe import StageOptions
+from train.recipe import FinetuneStage, StageOptions
+from train.schedule import Schedule
+from train.validation import Kept, Validation, score
 
 STAGE = StageOptions(steps=12, batch=16, lr=0.02, warmup=3, weight_decay=0.1, clip=0.5)
+EXAMPLES = 16
 
 
 class Regression(Objective):
@@ -49,11 +53,12 @@ def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
     for step in range(stage.steps):
         torch.manual_seed(loop.step_seed(7, name, step))
         for group in optimiser.param_groups:
-            group["lr"] = loop.learning_rate(step, stage)
+            group["lr"] = Schedule(stage, EXAMPLES).learning_rate(step)
         loss = objective(batch_at(step))
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(objective.parameters(), stage.clip)
+        if stage.clip is not None:
+            nn.utils.clip_grad_norm_(objective.parameters(), stage.clip)
         optimiser.step()
     return objective.state_dict()
 
@@ -66,16 +71,6 @@ def group() -> Iterator[None]:
 
 def session(tmp_path: Path, zero: int = 1, precision: str = "float32") -> loop.Session:
     return loop.Session(seed=7, zero=zero, precision=precision, device="cpu", work=tmp_path)
-
-
-def test_the_learning_rate_warms_up_and_then_follows_a_cosine() -> None:
-    stage = StageOptions(steps=110, batch=1, lr=2.0, warmup=10)
-    rates = [loop.learning_rate(step, stage) for step in range(110)]
-    assert rates[:10] == pytest.approx([0.2 * n for n in range(1, 11)])
-    assert rates[10] == 2.0
-    assert rates[60] == pytest.approx(1.0)
-    assert rates[109] == pytest.approx(1 + math.cos(math.pi * 0.99))
-    assert loop.learning_rate(0, StageOptions(steps=1, batch=1, lr=3.0)) == 3.0
 
 
 def test_matrices_and_tokens_decay_biases_and_norms_do_not() -> None:
@@ -91,9 +86,87 @@ def test_matrices_and_tokens_decay_biases_and_norms_do_not() -> None:
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_every_zero_stage_trains_as_plain_pytorch_does(zero: int, group: None, tmp_path: Path) -> None:
     objective = Regression()
-    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, zero), 16)
+    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, zero), EXAMPLES)
     for name, expected in plain(STAGE, "toy").items():
         torch.testing.assert_close(objective.state_dict()[name], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_without_a_largest_norm_gradients_are_not_clipped(group: None, tmp_path: Path) -> None:
+    objective, stage = Regression(), STAGE.model_copy(update={"clip": None})
+    loop.fit("toy", objective, batch_at, stage, session(tmp_path), EXAMPLES)
+    for name, expected in plain(stage, "toy").items():
+        torch.testing.assert_close(objective.state_dict()[name], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_zero_3_gives_back_weights_that_it_had_taken_apart_and_they_can_be_trained_again(
+    group: None, tmp_path: Path
+) -> None:
+    objective = Regression()
+    objective.model.append(nn.Sequential(nn.Linear(1, 400), nn.Linear(400, 400), nn.Linear(400, 1)))
+    before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+    for name in ("first", "second"):  # DeepSpeed leaves tensors below 100,000 values whole
+        loop.fit(name, objective, batch_at, STAGE, session(tmp_path, zero=3), EXAMPLES)
+        for key, tensor in objective.state_dict().items():
+            assert tensor.shape == before[key].shape
+            assert not torch.equal(tensor, before[key]), key
+
+
+VALIDATED = FinetuneStage(**STAGE.model_dump(), select="best", validate_every=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 3])
+def test_the_weights_with_the_best_score_are_kept(zero: int, group: None, tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+    scores = iter([0.2, 0.9, 0.4, 0.9])
+
+    def measure(objective: Objective) -> dict[str, float]:
+        assert not objective.training
+        seen.append({name: tensor.clone() for name, tensor in objective.state_dict().items()})
+        return {"f1_expression": next(scores)}
+
+    objective = Regression()
+    validation = Validation("expr", measure, "best")
+    kept = loop.fit("toy", objective, batch_at, VALIDATED, session(tmp_path, zero), EXAMPLES, validation)
+    assert kept == Kept(5, "f1_expression", 0.9)
+    torch.testing.assert_close(dict(objective.state_dict()), seen[1], atol=0, rtol=0)
+    assert not torch.equal(seen[1]["model.0.weight"], seen[3]["model.0.weight"])
+    torch.testing.assert_close(seen[3], plain(STAGE, "toy"), atol=2e-5, rtol=1e-4)  # validation changes no step
+    board = scalars(tmp_path / "tensorboard" / "toy")["validation/f1_expression"]
+    assert board == [(step, pytest.approx(value)) for step, value in ((2, 0.2), (5, 0.9), (8, 0.4), (11, 0.9))]
+    lines = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["metrics"]["f1_expression"] for line in lines if "metrics" in line} == {
+        2: 0.2,
+        5: 0.9,
+        8: 0.4,
+        11: 0.9,
+    }
+
+
+def chosen(select: Literal["last", "best"], *scores: float) -> Kept | None:
+    found = iter(scores)
+    validation = Validation("expr", lambda objective: {"f1_expression": next(found)}, select)
+    for step in range(len(scores)):
+        validation.run(step, Regression(), Regression().state_dict())
+    return validation.kept
+
+
+def test_a_score_that_is_not_defined_is_worse_than_any_other() -> None:
+    nan = float("nan")
+    assert chosen("best", nan, 0.0, nan) == Kept(1, "f1_expression", 0.0)
+    assert chosen("best", nan, nan) == Kept(1, "f1_expression", None)
+
+
+def test_the_last_weights_are_kept_where_these_are_wanted() -> None:
+    assert chosen("last", 0.9, 0.1) == Kept(1, "f1_expression", 0.1)
+
+
+def test_the_score_of_valence_and_arousal_is_the_mean_of_both_cccs() -> None:
+    found = score("va", {"ccc_valence": 0.5, "ccc_arousal": 0.1})
+    assert found.value == pytest.approx(0.3)
+    assert found.metrics[found.by] == found.value
 
 
 @pytest.mark.slow
@@ -113,7 +186,7 @@ def test_weight_norm_and_batch_norm_train_the_same_at_every_zero_stage(zero: int
     trained = []
     for stage in (0, zero):
         trained.append(Windows())
-        loop.fit("windows", trained[-1], batch_at, STAGE, session(tmp_path, stage), 16)
+        loop.fit("windows", trained[-1], batch_at, STAGE, session(tmp_path, stage), EXAMPLES)
     # Outputs, not weights: the bias of attention's keys changes no output, so its gradients are rounding errors.
     with torch.inference_mode():
         expected, found = (each.eval()(batch_at(99)) for each in trained)
@@ -126,7 +199,7 @@ def test_weight_norm_and_batch_norm_train_the_same_at_every_zero_stage(zero: int
 @pytest.mark.slow
 def test_bfloat16_keeps_float32_weights_and_comes_close(group: None, tmp_path: Path) -> None:
     objective = Regression()
-    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, precision="bfloat16"), 16)
+    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, precision="bfloat16"), EXAMPLES)
     for name, expected in plain(STAGE, "toy").items():
         found = objective.state_dict()[name]
         assert found.dtype == torch.float32
@@ -137,14 +210,18 @@ def test_bfloat16_keeps_float32_weights_and_comes_close(group: None, tmp_path: P
 def test_stages_follow_one_another_and_the_log_tells_of_each(group: None, tmp_path: Path) -> None:
     objective = Regression()
     for name in ("first", "second"):
-        loop.fit(name, objective, batch_at, STAGE, session(tmp_path), 16)
+        loop.fit(name, objective, batch_at, STAGE, session(tmp_path), EXAMPLES)
     first, second = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("first", "second")
     )
     assert [line["step"] for line in first] == [line["step"] for line in second] == list(range(12))
     assert second[-1]["loss"] < first[0]["loss"]
-    assert set(first[0]) == {"stage", "step", "loss", "lr", "wall_s"}
+    assert set(first[0]) == {"stage", "step", "loss", "lr", "samples_per_s", "wall_s"}
+    board = scalars(tmp_path / "tensorboard" / "first")
+    assert set(board) == {"loss", "lr", "samples_per_s"}
+    for name in ("loss", "lr"):
+        assert board[name] == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in first]
 
 
 @pytest.mark.slow
@@ -154,7 +231,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(group: None
         return batch if step < 3 else batch | {"y": torch.full((16,), float("inf"))}
 
     with pytest.raises(MienError, match=r"^toy: the loss is inf at step 3: lower that stage's lr"):
-        loop.fit("toy", Regression(), broken, STAGE, session(tmp_path), 16)
+        loop.fit("toy", Regression(), broken, STAGE, session(tmp_path), EXAMPLES)
 
 
 @pytest.mark.slow
@@ -167,7 +244,7 @@ def test_gradients_that_are_not_finite_end_the_training_though_the_loss_is(
             return super().forward(batch) + 0.0 * torch.sqrt(self.model[0].weight * 0.0).sum()
 
     with pytest.raises(MienError, match=r"^toy: the gradients are not finite at step 0: lower that stage's lr"):
-        loop.fit("toy", Steep(), batch_at, STAGE, session(tmp_path, zero), 16)
+        loop.fit("toy", Steep(), batch_at, STAGE, session(tmp_path, zero), EXAMPLES)
 
 
 def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

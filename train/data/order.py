@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def batch_indices(count: int, batch: int, step: int, seed: int) -> NDArray[np.int64]:
-    """int64 [batch], indices below `count`: slice number `step` of all epochs in a row, each in a new random order."""
+def batch_indices(count: int, batch: int, step: int, seed: int, *, drop_last: bool = False) -> NDArray[np.int64]:
+    """int64 [batch], indices below `count`: slice number `step` of all epochs in a row, each in a new random order.
+
+    `drop_last`: an epoch ends with its last full batch, so `count` must not be below `batch`.
+    """
     positions = np.arange(step * batch, (step + 1) * batch)
-    epochs, places = np.divmod(positions, count)
+    epochs, places = np.divmod(positions, count // batch * batch if drop_last else count)
     chosen = np.empty(batch, np.int64)
     for epoch in np.unique(epochs).tolist():
         here = epochs == epoch
