@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # What commands import is compiled at the set-up: where Python may not keep what it compiles, it would do so every time.
-COMPILED := deepspeed, ingest.source, ingest.synth.clips, score.analysis.sql, score.job, train.job, train.models.scoring
+COMPILED := deepspeed, open_clip, ingest.source, ingest.synth.clips, score.analysis.sql, score.job, train.job, train.models.scoring
 
 .PHONY: help setup demo test soak lint bench docs clean
 .DEFAULT_GOAL := help

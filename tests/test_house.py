@@ -29,7 +29,7 @@ INTERFACES = {"score/analysis/sql.py": {"fsspec.spec"}}
 DOWNLOADS = {"common/download.py": {"urllib.request", "huggingface_hub"}}
 
 HEAVY = {"torch", "torchvision", "timm", "ray", "av", "cv2", "decord", "deepspeed", "facenet_pytorch", "retinaface"}
-HEAVY |= {"matplotlib"}  # pictures
+HEAVY |= {"open_clip", "huggingface_hub", "matplotlib"}
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 

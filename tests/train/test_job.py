@@ -314,7 +314,7 @@ def test_the_command_needs_no_compiler_and_prints_its_summary_and_nothing_else_o
         (["nonesuch"], "no recipe 'nonesuch': name one of demo"),
         (["demo", "finetune.step=3"], "unknown key 'finetune.step': did you mean 'finetune.steps'?"),
         (["demo", "encoder.image=32"], "takes pictures of 1 channels and 32 px, preprocess makes 1 channels and 64 px"),
-        (["demo", "encoder.kind=swin"], "'encoder.kind' should be mini_xception or onnx or vit, not 'swin'"),
+        (["demo", "encoder.kind=swin"], "'encoder.kind' should be clip or mini_xception or onnx or vit, not 'swin'"),
         (["demo", "encoder={depth: 3}"], "the key 'encoder.kind' is missing"),
         (["demo", "encoder=vit"], "should be a section with the kind of the encoder"),
         (["demo", "encoder.deep=3"], "unknown key 'encoder.deep': did you mean 'encoder.depth'?"),

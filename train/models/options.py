@@ -22,6 +22,8 @@ class EncoderOptions(Config, ABC):
 
     can_be_masked: ClassVar[bool] = False
     """Whether `autoencoder` builds a network that pretrains the encoder."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """What `build` imports and takes seconds to import: workers of one machine share it."""
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any
 
 from common.bundle.folder import Bundle
@@ -13,6 +14,7 @@ from train.models.options import EncoderOptions, HeadOptions
 ENCODERS: Kinds[EncoderOptions] = Kinds(
     "encoder",
     {
+        "clip": "train.models.clip:ClipOptions",
         "mini_xception": "train.models.mini_xception:MiniXceptionOptions",
         "onnx": "train.models.onnx:OnnxOptions",
         "vit": "train.models.vit:VitOptions",
@@ -41,10 +43,11 @@ def check_kinds(bundle: Bundle) -> None:
 
 
 def import_networks(manifest: BundleManifest) -> None:
-    """Imports the code of a bundle's networks."""
-    for kinds, parts in ((ENCODERS, [manifest.encoder]), (HEADS, list(manifest.heads.values()))):
-        for part in parts:
-            kinds[part.kind]
+    """Imports the code of a bundle's networks, and what that code would import later."""
+    for library in ENCODERS[manifest.encoder.kind].libraries:
+        import_module(library)
+    for head in manifest.heads.values():
+        HEADS[head.kind]
 
 
 def _check(kinds: Kinds[Any], part: Part, bundle: Bundle) -> None:

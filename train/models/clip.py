@@ -1,0 +1,81 @@
+"""The image tower of CLIP (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+Supervision"), a Vision Transformer as open_clip builds it.
+
+Its pictures have the mean and the standard deviation of CLIP's own training data: `preprocess.mean` 0.48145466,
+0.4578275, 0.40821073 and `preprocess.std` 0.26862954, 0.26130258, 0.27577711.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from train.models.options import EncoderOptions
+from train.models.positions import resampled
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
+
+_TOWER = "visual."  # what the names of the image tower begin with in a file of the whole model
+_OPENAI = "input_resolution"  # an entry that only OpenAI's own files have
+
+
+class ClipOptions(EncoderOptions):
+    """Shape of the tower; the defaults are OpenAI's ViT-B/16. ViT-B/32 differs in `patch` alone."""
+
+    kind: Literal["clip"] = "clip"
+    image: int = Field(224, gt=0, description="side of the picture, px")
+    patch: int = Field(16, gt=0, description="side of a patch, px; 32 for ViT-B/32")
+    dim: int = Field(768, gt=0, description="width of a token")
+    depth: int = Field(12, ge=1, description="blocks")
+    heads: int = Field(12, ge=1, description="attention heads of a block")
+    projection: int = Field(512, gt=0, description="length of the feature, which CLIP compares with that of a text")
+    quick_gelu: bool = Field(
+        True, description="GELU in OpenAI's approximation; false for most weights that others made"
+    )
+
+    libraries: ClassVar[tuple[str, ...]] = ("open_clip",)
+
+    @model_validator(mode="after")
+    def _divides(self) -> ClipOptions:
+        if self.image % self.patch:
+            raise ValueError(f"image {self.image} is not a multiple of patch {self.patch}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def input(self) -> tuple[int, int]:
+        return 3, self.image
+
+    @property
+    def features(self) -> int:
+        return self.projection
+
+    def build(self) -> VisionTransformer:
+        from open_clip.transformer import QuickGELU, VisionTransformer
+
+        return VisionTransformer(
+            image_size=self.image,
+            patch_size=self.patch,
+            width=self.dim,
+            layers=self.depth,
+            heads=self.heads,
+            mlp_ratio=4.0,
+            output_dim=self.projection,
+            act_layer=QuickGELU if self.quick_gelu else nn.GELU,
+        )
+
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Takes the tower out of a whole model, as OpenAI and open_clip publish them, or by itself."""
+        if _OPENAI in tensors and not self.quick_gelu:
+            raise ValueError("it is OpenAI's, whose GELU is approximated: set encoder.quick_gelu=true")
+        tower = {name.removeprefix(_TOWER): tensor for name, tensor in tensors.items() if name.startswith(_TOWER)}
+        named = tower or dict(tensors)
+        table = named.get("positional_embedding")
+        if "class_embedding" in named and table is not None:
+            named["positional_embedding"] = torch.cat([table[:1], resampled(table[1:], self.image // self.patch)])
+        return named
