@@ -41,6 +41,9 @@ class DataOptions(Selection):
 class AugmentOptions(Config):
     """Random changes of pictures that keep their labels valid."""
 
+    area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] | None = Field(
+        None, description="cut out a random share of the area between these two, scaled to the whole; null: none"
+    )
     shift: int = Field(0, ge=0, description="farthest move in either direction, px of the encoder's input")
     flip: bool = Field(False, description="mirror every other picture")
     light: float = Field(0.0, ge=0, lt=1, description="brightness and contrast change by up to this share")

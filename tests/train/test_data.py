@@ -404,3 +404,27 @@ def test_augmentation_moves_mirrors_and_lights_each_picture_by_itself() -> None:
     assert lit.dtype == np.uint8
     assert lit.reshape(64, -1).mean(1).std() > 5
     np.testing.assert_array_equal(augment(images, AugmentOptions(), rng), images)
+
+
+def test_parts_that_are_cut_out_are_as_large_and_as_long_as_torchvisions() -> None:
+    import torch
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    side, area = 64, (0.2, 1.0)
+    place = np.arange(side, dtype=np.uint8) * 3
+    image = np.stack([np.tile(place, (side, 1)), np.tile(place[:, None], (1, side))])
+    cut = augment(np.repeat(image[None], 600, 0), AugmentOptions(area=area), np.random.default_rng(0))
+    middle = cut[:, :, 8:-8, 8:-8].astype(float)  # the edges of a scaled picture repeat
+    width = np.diff(middle[:, 0], axis=2).mean((1, 2)) / 3 * side
+    height = np.diff(middle[:, 1], axis=1).mean((1, 2)) / 3 * side
+    sides = [RandomResizedCrop.get_params(torch.zeros(1, side, side), area, (3 / 4, 4 / 3))[2:] for _ in range(600)]
+    theirs = np.array(sides, float)
+    for mine, expected in (
+        (width * height, theirs[:, 0] * theirs[:, 1]),
+        (np.log(width / height), np.log(theirs[:, 1] / theirs[:, 0])),
+    ):
+        assert abs(mine.mean() - expected.mean()) < 4 * expected.std() / 600**0.5 * 2**0.5
+        assert mine.std() == pytest.approx(expected.std(), rel=0.15)
+    assert (width * height).min() > 0.18 * side**2
+    assert width.max() < side + 1

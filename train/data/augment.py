@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from train.recipe import AugmentOptions
+
+RATIO = 4 / 3  # the longest form of a cut-out, either way
+TRIES = 10
 
 
 def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -14,6 +20,8 @@ def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.G
     A shift repeats the pixels of the edge. No label names a side of the face, so a mirrored face keeps its labels.
     """
     count, side = len(images), images.shape[-1]
+    if options.area is not None:
+        images = np.stack([_cut_out(image, options.area, rng) for image in images])
     if options.shift:
         moves = rng.integers(-options.shift, options.shift + 1, (2, count, 1))
         rows, columns = np.minimum(np.maximum(np.arange(side) + moves, 0), side - 1)
@@ -25,3 +33,21 @@ def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.G
         gain, offset = 1 + options.light * rng.uniform(-1, 1, (2, count, 1, 1, 1))
         images = np.clip(np.rint(images * gain + 128 * (offset - 1)), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(images)
+
+
+def _cut_out(image: NDArray[np.uint8], area: tuple[float, float], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A random part of a picture [C, s, s] as a picture of the same size, bicubic as in MAE's code.
+
+    Its share of the area is uniform in `area`, the logarithm of its width to its height uniform within `RATIO`; a part
+    that does not fit is drawn again, and after `TRIES` draws the whole picture stays (torchvision's RandomResizedCrop).
+    """
+    side = image.shape[-1]
+    for _ in range(TRIES):
+        share, ratio = rng.uniform(*area), math.exp(rng.uniform(-math.log(RATIO), math.log(RATIO)))
+        width, height = round(side * math.sqrt(share * ratio)), round(side * math.sqrt(share / ratio))
+        if 0 < width <= side and 0 < height <= side:
+            x, y = rng.integers(0, side - width + 1), rng.integers(0, side - height + 1)
+            part = np.ascontiguousarray(image[:, y : y + height, x : x + width].transpose(1, 2, 0))
+            scaled = cv2.resize(part, (side, side), interpolation=cv2.INTER_CUBIC)
+            return scaled.reshape(side, side, -1).transpose(2, 0, 1)
+    return image
