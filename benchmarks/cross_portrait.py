@@ -55,7 +55,8 @@ def measure(options: Namespace) -> Result:
         home = Path(folder)
         lake = options.lake or made_lake(home, ("--videos", "4", "--seconds", "1") if options.quick else ())
         found = {("both", "both"): trained(lake, home / "both", *whole)}
-        init = f"init={home / 'both.train' / 'mae.safetensors'}"
+        (pretrained,) = (home / "both.train").glob("mae-*.safetensors")
+        init = f"init={pretrained}"
         for seen, unseen in ((one, other), (other, one)):
             keys = (init, f"data.train={seen}_*", f"data.validation={unseen}_*", *fewer)
             found[seen, unseen] = trained(lake, home / seen, *keys)

@@ -59,6 +59,10 @@ class Task(ABC):
         known = ~np.isnan(targets) if np.isnan(self.missing) else targets != self.missing
         return known if known.ndim == 1 else known.any(axis=1)
 
+    def absent(self, targets: NDArray) -> list[str]:
+        """The classes that none of `targets` [N] or [N, K] has."""
+        return []
+
     @abstractmethod
     def activate(self, values: Tensor) -> Tensor:
         """A head's raw values [..., K] -> published values of the same shape."""
@@ -95,6 +99,9 @@ class OneOf(Task):
         numbers = {output: number for number, output in enumerate(self.outputs)}
         return labels[self.column].map(numbers).fillna(self.missing).to_numpy(np.int64)
 
+    def absent(self, targets: NDArray) -> list[str]:
+        return [output for number, output in enumerate(self.outputs) if not (targets == number).any()]
+
     def activate(self, values: Tensor) -> Tensor:
         return values.softmax(dim=-1)
 
@@ -108,6 +115,9 @@ class AnyOf(Task):
     def targets(self, labels: pd.DataFrame) -> NDArray:
         values = labels[list(self.label_columns)].to_numpy(np.float64, na_value=np.nan)
         return np.where(np.isnan(values), self.missing, values).astype(np.int64)
+
+    def absent(self, targets: NDArray) -> list[str]:
+        return [output for output, column in zip(self.outputs, targets.T, strict=True) if not (column == 1).any()]
 
     def activate(self, values: Tensor) -> Tensor:
         return values.sigmoid()

@@ -52,7 +52,8 @@ def train(
     """Train RECIPE, a name or a YAML file, on the faces and labels of a lake; writes a bundle.
 
     Each finished stage is kept in the work folder: the same command run again goes on with the stage that was cut off,
-    and init=FILE of another run can start from the pretrained encoder, mae.safetensors.
+    and recipes that share the folder (--work) train a stage once if they have it in common. init=FILE of another run
+    can start from the pretrained encoder, mae-<digest>.safetensors, which the bundle names under data.stages.
     """
     _quiet_threads()
     from common.cli import emit_json
@@ -77,7 +78,7 @@ def train(
 def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> None:
     """Compare a BUNDLE's scores with the labels of a lake's validation videos.
 
-    KEY=VALUE: dataset, archive, ingest or validation, as in a recipe's data section. [default: the bundle's]
+    KEY=VALUE: dataset, archive, faces, ingest, fold or validation, as in a recipe's data. [default: the bundle's]
     """
     _quiet_threads()
     from common.bundle.folder import Bundle

@@ -63,6 +63,21 @@ def measured_head(model: ScoringModel, task: str, features: NDArray[np.float32],
     return measure(task, values[rows], faces.labels[task][rows])
 
 
+def seen(faces: FaceSet, encoder: FaceSet | None) -> dict[str, dict[str, int]]:
+    """By task, how many videos and labelled frames that validate it are of videos that trained the encoder.
+
+    encoder: the same faces in the encoder's fold, whose training videos it has seen; None if it was trained on others.
+    """
+    trained = np.zeros(len(faces), bool)
+    if encoder is not None:
+        trained = np.isin(faces.video, np.unique(encoder.video[encoder.for_encoder()]))
+    rows = {task: faces.validation[task] & faces.annotated(task) & trained for task in TASKS}
+    return {
+        "seen_by_encoder_videos": {task: len(np.unique(faces.video[each])) for task, each in rows.items()},
+        "seen_by_encoder_frames": {task: int(each.sum()) for task, each in rows.items()},
+    }
+
+
 def predict(
     model: ScoringModel, task: str, features: NDArray[np.float32], faces: FaceSet, chosen: NDArray[np.bool_]
 ) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -17,13 +16,17 @@ import common
 from common import config, environment
 from common.bundle import folder
 from common.bundle.folder import Bundle
+from common.bundle.manifest import BundleManifest
 from common.errors import UsageError
 from common.lake.layout import Lake
 from common.tasks import TASKS
 from train import loop
 from train.data import faces as faces_
+from train.data import training
+from train.data.crops import CropReader
 from train.data.faces import FaceSet
-from train.evaluate import evaluate
+from train.data.training import TrainingData
+from train.evaluate import evaluate, seen
 from train.models.options import part, weights_file
 from train.models.scoring import ScoringModel, load
 from train.recipe import DataOptions, Recipe, Selection
@@ -43,17 +46,17 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
     if not force:
         folder.refuse_to_replace(out, lake)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    faces = faces_.read(lake, recipe.data, recipe.preprocess, recipe.crop.size)
-    _check(recipe, faces, lake)
+    data = training.read(recipe, lake)
     session = loop.Session(recipe.seed, recipe.zero, loop.resolve_precision(recipe.precision, device), device, work)
-    stages = Stages(recipe, faces, session)
+    stages = Stages(recipe, data, session)
     _probe(work, work, "--work")
     with loop.process_group():
         trained = stages.run()
     model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, device)
-    metrics = evaluate(model, faces)
-    (work / "result.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    return _write(out, recipe, session.precision, faces, trained, metrics)
+    metrics = evaluate(model, data.faces)
+    if metrics:
+        metrics |= seen(data.faces, data.encoder if training.encoder_learns(recipe, data) else None)
+    return _write(out, recipe, session.precision, data, trained, metrics)
 
 
 def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[str, Any]:
@@ -66,12 +69,23 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     selection = config.load(
         Selection, None, overrides, {key: stated[key] for key in Selection.model_fields if key in stated}
     )
-    data = DataOptions(**selection.model_dump(), train="")  # "" is no video's name
-    faces = faces_.read(lake, data, manifest.preprocess, manifest.crop.size)
+    reader = CropReader(lake, manifest.preprocess, manifest.crop.size)
+    faces = faces_.read(reader, DataOptions(**selection.model_dump(), train=""))  # "" is no video's name
     metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces)
     if not metrics:
         raise UsageError(f"no face of {faces.source} in the lake {lake.url} belongs to a validation video")
-    return metrics
+    return metrics | seen(faces, _encoder_of(manifest, reader, faces))
+
+
+def _encoder_of(manifest: BundleManifest, reader: CropReader, faces: FaceSet) -> FaceSet | None:
+    """The same faces as the bundle's encoder was trained on them; None if it was not trained on this set of faces."""
+    fold = manifest.data.get("encoder_fold")
+    here = (faces.source, faces.origin["dataset"])
+    if fold is None or (manifest.data["faces"], manifest.data["dataset"]) != tuple(map(str, here)):
+        return None
+    stated = {key: manifest.recipe["data"][key] for key in ("train", "validation")}
+    source = {"dataset": here[1], "archive": here[0]["archive"], "ingest": here[0]["ingest"]}
+    return faces_.read(reader, DataOptions(**source, **stated, fold=fold))
 
 
 def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
@@ -96,29 +110,15 @@ def _probe(wanted: Path, home: Path, option: str) -> None:
         ) from None
 
 
-def _check(recipe: Recipe, faces: FaceSet, lake: Lake) -> None:
-    where = f"no face of {faces.source} in the lake {lake.url}"
-    for task in dict.fromkeys(("expr", *recipe.stages)):
-        if not (faces.train[task] & faces.annotated(task)).any():
-            raise UsageError(
-                f"{where} has a training label for {task}: check that the "
-                f"labelled videos ({recipe.data.train}) are ingested under the names that the labels have"
-            )
-    if not (faces.for_encoder() & faces.annotated("expr")).any():
-        raise UsageError(
-            f"{where} can train the encoder: every video with a training label for expr also validates a task, "
-            "name fewer with data.validation"
-        )
-
-
 def _write(
     out: Path,
     recipe: Recipe,
     precision: str,
-    faces: FaceSet,
+    data: TrainingData,
     trained: Trained,
     metrics: dict[str, Any],
 ) -> Bundle:
+    faces = data.faces
     counts = {
         f"{split}_{what}": int(number)
         for split, members in (("train", faces.train), ("validation", faces.validation))
@@ -140,8 +140,10 @@ def _write(
         "data": {
             **faces.origin,
             **counts,
-            "withheld_videos": len(faces.withheld),
+            "withheld_videos": len(data.encoder.withheld),
             "labels": asdict(faces.join),
+            "encoder_fold": data.encoder.fold if training.encoder_learns(recipe, data) else None,
+            "pretraining_faces": len(data.pretraining) if data.pretraining else None,
             "init_sha256": trained.init,
             "stages": trained.records,
         },

@@ -82,19 +82,20 @@ def fit(
     session: Session,
     examples: int,
     validation: Validation | None = None,
+    log_name: str = "",
 ) -> Kept:
     """Trains the objective in place, on `examples` examples. Call it inside `process_group`.
 
     `batch_at(step)` gives the batch of a step. `validation` measures the steps that the stage's options say and chooses
-    the weights to keep; without it, those of the last step are kept. Raises MienError if the loss or a gradient is not
-    finite.
+    the weights to keep; without it, those of the last step are kept. `log_name`: of the log's files, the stage's unless
+    given. Raises MienError if the loss or a gradient is not finite.
     """
     schedule = Schedule(stage, examples)
     last = schedule.steps - 1
     objective.to(session.device)
     # A copy is trained: ZeRO-3 takes a network's weights apart for good, and validation needs a network that is whole.
     engine = _engine(copy.deepcopy(objective).train(), stage, session, schedule.steps)
-    with StageLog(name, session.work, schedule.steps, stage.batch) as out:
+    with StageLog(name, session.work, schedule.steps, stage.batch, log_name or name) as out:
         for step in range(schedule.steps):
             torch.manual_seed(step_seed(session.seed, name, step))
             rate = schedule.learning_rate(step)

@@ -20,8 +20,8 @@ from train.models.registry import AnyEncoder, AnyHead
 from train.models.vit import DecoderOptions
 
 
-class Selection(Config):
-    """Which labels and faces of a lake to use; `validation`: a pattern for the names of videos."""
+class Source(Config):
+    """Which labels and faces of a lake to use."""
 
     dataset: str | None = Field(None, description="labels of this dataset; the only one in the lake unless named")
     archive: str | None = Field(None, description="faces of this archive; the only one in the lake unless named")
@@ -29,6 +29,18 @@ class Selection(Config):
         None, description="faces that mien found, or crops that the dataset ships; whichever there are unless named"
     )
     ingest: str | None = Field(None, description="faces of this ingest configuration; the only one unless named")
+
+
+class Selection(Source):
+    """The same, with the videos to validate on."""
+
+    fold: int = Field(
+        0,
+        ge=0,
+        le=4,
+        description="of cross-validation: 0 is the official split; in 1 to 4 the videos with this fold in `labels` "
+        "validate and all others train",
+    )
     validation: str = Field("*", description="labels of validation videos with such names, a pattern like sub_*")
 
 
@@ -36,6 +48,19 @@ class DataOptions(Selection):
     """The same, with a pattern for the videos to train on."""
 
     train: str = Field("*", description="labels of training videos with such names, a pattern")
+
+
+class MaeSource(Source):
+    """Faces for pretraining: those of a dataset's training videos or, as no labels are needed, all of an archive."""
+
+    dataset: str | None = Field(None, description="its training videos alone; null: all faces of the archive")
+    train: str = Field("*", description="training videos with such names, a pattern; only with a dataset")
+
+    @model_validator(mode="after")
+    def _labelled(self) -> MaeSource:
+        if self.dataset is None and self.train != "*":
+            raise ValueError("should name the dataset whose training videos train chooses from")
+        return self
 
 
 class AugmentOptions(Config):
@@ -106,9 +131,10 @@ class SupervisedStage(StageOptions):
 
 
 class MaeStage(StageOptions):
-    """Masked autoencoding of all faces of the training videos."""
+    """Masked autoencoding of faces, by default of those of the training videos of `data`."""
 
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's")
+    data: tuple[MaeSource, ...] = Field((), description="faces to take in place of those of `data`, together")
     decoder: DecoderOptions = DecoderOptions()
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of a picture's patches that are hidden")
     norm_pix: bool = Field(False, description="predict patches made zero-mean and unit-variance, not plain pixels")
@@ -134,7 +160,10 @@ class HeadStage(SupervisedStage):
 
 
 class Recipe(Config):
-    """A whole run; `init` are the encoder's weights to start fine-tuning from, instead of pretraining."""
+    """A whole run; `init` are the encoder's weights to start fine-tuning from, instead of pretraining.
+
+    `data` is for fine-tuning, heads and evaluation, and for pretraining unless `mae.data` names others.
+    """
 
     name: Annotated[str, BundleManifest.model_fields["name"], Field(description="of the bundle")]
     seed: int = Field(0, ge=0, description="of all that is random")
@@ -152,7 +181,12 @@ class Recipe(Config):
         None, description="weights of an encoder to start from, in place of pretraining; init: FILE is a short form"
     )
     mae: MaeStage | None = Field(None, description="pretraining of the encoder by masked pictures; null: none")
-    finetune: FinetuneStage
+    finetune: FinetuneStage | None = Field(description="tuning of all the encoder's weights; null: none")
+    encoder_fold: Literal["own", "official"] = Field(
+        "own",
+        description="own: the encoder is trained in the fold of `data`. official: in fold 0, once for all folds, so "
+        "that it has seen videos that validate in others",
+    )
     heads: dict[str, HeadStage] = Field(min_length=1, description="groups of heads of one shape, by a name of your own")
 
     @property
@@ -173,6 +207,8 @@ class Recipe(Config):
             )
         if self.mae is not None and not self.encoder.can_be_masked:
             raise ValueError(f"mae cannot pretrain an encoder of kind {self.encoder.kind}: leave mae out")
+        if self.finetune is None and self.mae is None and self.init is None:
+            raise ValueError("finetune: null leaves the encoder as it began, untrained: give it mae or init")
         mean, std = self.preprocess.mean, self.preprocess.std
         if (mean, std) != (None, None) and {len(mean or ()), len(std or ())} != {channels(self.preprocess)}:
             raise ValueError("preprocess.mean and preprocess.std must both hold a value for each channel")

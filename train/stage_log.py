@@ -18,14 +18,14 @@ from common.progress import Progress
 
 
 class StageLog:
-    """The log of one stage, in place of an older one: `<stage>.jsonl` and `tensorboard/<stage>/` in the work folder.
+    """The log of one stage, in place of an older one: `<file>.jsonl` and `tensorboard/<file>/` in the work folder.
 
     A line has the stage, the step, the mean loss since the line before, the learning rate, examples per second since
     then (validation not counted), seconds since the start, and where the stage was validated after the step, `metrics`.
     """
 
-    def __init__(self, name: str, work: Path, steps: int, batch: int) -> None:
-        self._name, self._work, self._batch = name, work, batch
+    def __init__(self, name: str, work: Path, steps: int, batch: int, file: str) -> None:
+        self._name, self._work, self._batch, self._file = name, work, batch, file
         self._loss: Tensor | None = None  # sum over the steps since the last line
         self._steps, self._busy_s, self._note = 0, 0.0, ""
         self._progress = Progress(total=steps, unit="step", name=name, rate_of="sample", note=lambda: self._note)
@@ -34,9 +34,9 @@ class StageLog:
     def __enter__(self) -> StageLog:
         from tensorboardX import SummaryWriter
 
-        events = self._work / "tensorboard" / self._name
+        events = self._work / "tensorboard" / self._file
         shutil.rmtree(events, ignore_errors=True)
-        self._lines = self._open.enter_context((self._work / f"{self._name}.jsonl").open("w", buffering=1))
+        self._lines = self._open.enter_context((self._work / f"{self._file}.jsonl").open("w", buffering=1))
         self._events = self._open.enter_context(SummaryWriter(str(events), flush_secs=10))
         self._open.enter_context(self._progress)
         self._started = self._resumed = time.monotonic()

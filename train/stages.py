@@ -18,8 +18,10 @@ from common.errors import UsageError
 from common.tasks import TASKS
 from train import loop, objectives
 from train.data.augment import augment
+from train.data.crops import Pictures, content
 from train.data.faces import FaceSet
 from train.data.order import batch_indices
+from train.data.training import TrainingData
 from train.data.windows import training_examples
 from train.evaluate import encode, measured_head
 from train.finished import Finished
@@ -33,9 +35,10 @@ from train.validation import Validation
 
 @dataclass(frozen=True)
 class Trained:
-    """What comes out: the fine-tuned encoder, a head for each task, and the SHA-256 of the file `init`.
+    """What comes out: the encoder, a head for each task, and the SHA-256 of the file `init`.
 
-    records: by stage, how many examples and steps it had, after which step its weights were kept, and their score.
+    records: by stage, how many examples and steps it had, after which step its weights were kept, their score, and the
+    name of their file in the work folder.
     """
 
     encoder: nn.Module
@@ -50,55 +53,55 @@ class Stages:
     All random choices depend on the seed alone.
     """
 
-    def __init__(self, recipe: Recipe, faces: FaceSet, session: loop.Session) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData, session: loop.Session) -> None:
         """Raises UsageError for weights `init` that do not fit, and for a stage without faces to be validated on."""
-        _check_validation(recipe, faces)
-        self._recipe, self._faces, self._session = recipe, faces, session
+        _check_validation(recipe, data)
+        self._recipe, self._data, self._faces, self._session = recipe, data, data.faces, session
         self._finished = Finished(session.work)
         self._records: dict[str, dict[str, Any]] = {}
         torch.manual_seed(recipe.seed)
         self._encoder = recipe.encoder.build()
         self._init = None if recipe.init is None else initial.load(self._encoder, recipe.encoder, recipe.init)
         parts = {"preprocess", "crop", "encoder", "seed", "zero"}
-        self._made_from: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
-            "init": self._init,
+        self._shared: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
             "precision": session.precision,
-            "faces": faces.digest,
-            "train": recipe.data.train,
-            "validation": recipe.data.validation,
             "code_version": common.__version__,
         }
+        self._made_encoder = self._init  # what gave the encoder its weights: a file or stage's digest, None: chance
 
     def run(self) -> Trained:
         """Runs all stages. Call it inside `loop.process_group`."""
-        if self._recipe.mae is not None and self._init is None:
-            self._pretrain(self._recipe.mae)
-        self._finetune(self._recipe.finetune)
-        heads = {task: self._head(task) for task in self._recipe.stages}
+        recipe = self._recipe
+        if recipe.mae is not None and self._data.pretraining is not None:
+            self._made_encoder = self._pretrain(recipe.mae, self._data.pretraining)
+        if recipe.finetune is not None:
+            self._made_encoder = self._finetune(recipe.finetune)
+        heads = {task: self._head(task) for task in recipe.stages}
         return Trained(self._encoder, heads, self._init, self._records)
 
-    def _pretrain(self, stage: MaeStage) -> None:
+    def _pretrain(self, stage: MaeStage, pictures: Pictures) -> str:
         torch.manual_seed(self._recipe.seed)
         objective = objectives.MaePretrain(self._recipe)
         self._encoder = objective.model.encoder
-        rows = np.flatnonzero(self._faces.for_encoder())
 
         def batch_at(step: int) -> Batch:
-            return {"images": self._pictures("mae", step, self._drawn(rows, step, stage), stage.augment)}
+            images = pictures.images(self._drawn(len(pictures), step, stage))
+            return {"images": self._augmented("mae", step, images, stage.augment)}
 
-        self._made_from["mae"] = stage.model_dump(mode="json")
-        self._run("mae", stage, objective, self._encoder, batch_at, len(rows))
+        made_from = {"stage": stage.model_dump(mode="json", exclude={"data"}), "pictures": pictures.digest}
+        return self._run("mae", stage, objective, self._encoder, batch_at, len(pictures), made_from)
 
-    def _finetune(self, stage: FinetuneStage) -> None:
+    def _finetune(self, stage: FinetuneStage) -> str:
         torch.manual_seed(self._recipe.seed)
-        faces = self._faces
+        faces = self._data.encoder
         objective = objectives.ExpressionFinetune(self._recipe, self._encoder)
-        rows = np.flatnonzero(faces.for_encoder() & faces.annotated("expr"))
+        rows = faces.for_encoder() & faces.annotated("expr")
+        pictures, labels = faces.pictures(rows), faces.labels["expr"][rows]
 
         def batch_at(step: int) -> Batch:
-            chosen = self._drawn(rows, step, stage)
-            labels = torch.from_numpy(faces.labels["expr"][chosen])
-            return {"images": self._pictures("finetune", step, chosen, stage.augment), "labels": labels}
+            chosen = self._drawn(len(pictures), step, stage)
+            images = self._augmented("finetune", step, pictures.images(chosen), stage.augment)
+            return {"images": images, "labels": torch.from_numpy(labels[chosen])}
 
         def measured(tuned: Objective) -> Mapping[str, float]:
             assert isinstance(tuned, objectives.ExpressionFinetune)
@@ -106,9 +109,15 @@ class Stages:
             features = encode(model, faces, faces.validation["expr"] & faces.annotated("expr"))
             return measured_head(model, "expr", features, faces)
 
-        self._made_from["finetune"] = stage.model_dump(mode="json")
         validation = Validation("expr", measured, stage.select) if stage.validates else None
-        self._run("finetune", stage, objective, self._encoder, batch_at, len(rows), validation)
+        made_from = {
+            "stage": stage.model_dump(mode="json"),
+            "start": self._made_encoder,
+            "pictures": pictures.digest,
+            "labels": content(labels),
+            "validation": _validated(faces, "expr", stage),
+        }
+        return self._run("finetune", stage, objective, self._encoder, batch_at, len(pictures), made_from, validation)
 
     def _head(self, name: str) -> Head:
         torch.manual_seed(self._recipe.seed)
@@ -126,7 +135,7 @@ class Stages:
         missing = torch.tensor(task.missing, dtype=labels.dtype)
 
         def batch_at(step: int) -> Batch:
-            chosen = torch.from_numpy(self._drawn(np.arange(len(rows)), step, stage))
+            chosen = torch.from_numpy(self._drawn(len(rows), step, stage))
             at = rows[chosen]
             taught = labelled[chosen].reshape(*at.shape, *(1,) * (labels.ndim - 1))
             return {
@@ -140,9 +149,16 @@ class Stages:
             model = self._model(self._encoder, **{name: Head(trained.model, task.outputs, windowing)})
             return measured_head(model, name, self._features.numpy(), self._faces)
 
-        settings = stage.model_dump(mode="json", exclude={"tasks"})
         validation = Validation(name, measured, stage.select) if stage.validates else None
-        self._run(name, stage, objective, objective.model, batch_at, len(rows), validation, head=settings)
+        made_from = {
+            "stage": stage.model_dump(mode="json", exclude={"tasks"}),
+            "encoder": self._made_encoder,
+            "pictures": self._faces.crops.digest,
+            "faces": content(self._faces.picture[examples.rows], examples.valid, examples.labelled),
+            "labels": content(self._faces.labels[name][examples.rows]),
+            "validation": _validated(self._faces, name, stage),
+        }
+        self._run(name, stage, objective, objective.model, batch_at, len(rows), made_from, validation)
         return Head(objective.model, task.outputs, windowing)
 
     def _run(
@@ -153,24 +169,29 @@ class Stages:
         model: nn.Module,
         batch_at: Callable[[int], Batch],
         examples: int,
+        made_from: Mapping[str, Any],
         validation: Validation | None = None,
-        **settings: Any,
-    ) -> None:
-        """Trains `model`, a part of `objective`, in place, or takes it from the work folder if it is there."""
-        made_from = config.digest(self._made_from | settings)
-        record = self._finished.restore(name, made_from, model)
+    ) -> str:
+        """Trains `model`, a part of `objective`, in place, or takes it from the work folder if it is there.
+
+        `made_from`: all that decides the weights, beside what the stages share. Returns the digest of both.
+        """
+        digest = config.digest({**self._shared, "name": name, **made_from})
+        kept_as = f"{name}-{digest}"
+        record = self._finished.restore(kept_as, model)
         if record is None:
-            kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation)
+            kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation, kept_as)
             record = {"examples": examples, "steps": Schedule(stage, examples).steps, **asdict(kept)}
-            self._finished.keep(name, made_from, model, record)
-        self._records[name] = record
+            self._finished.keep(kept_as, model, record)
+        self._records[name] = {**record, "file": self._finished.file(kept_as).name}
+        return digest
 
-    def _drawn(self, rows: NDArray[np.int64], step: int, stage: StageOptions) -> NDArray[np.int64]:
-        return rows[batch_indices(len(rows), stage.batch, step, self._recipe.seed, drop_last=stage.drop_last)]
+    def _drawn(self, examples: int, step: int, stage: StageOptions) -> NDArray[np.int64]:
+        return batch_indices(examples, stage.batch, step, self._recipe.seed, drop_last=stage.drop_last)
 
-    def _pictures(self, name: str, step: int, rows: NDArray[np.int64], changes: AugmentOptions) -> Tensor:
+    def _augmented(self, name: str, step: int, images: NDArray[np.uint8], changes: AugmentOptions) -> Tensor:
         rng = np.random.default_rng(loop.step_seed(self._recipe.seed, name, step))
-        return torch.from_numpy(augment(self._faces.images(rows), changes, rng))
+        return torch.from_numpy(augment(images, changes, rng))
 
     @cached_property
     def _features(self) -> Tensor:
@@ -184,11 +205,22 @@ class Stages:
         return ScoringModel(encoder, heads, self._recipe.preprocess, self._session.device)
 
 
-def _check_validation(recipe: Recipe, faces: FaceSet) -> None:
-    stages: dict[str, tuple[str, SupervisedStage]] = {"finetune": ("expr", recipe.finetune)}
-    stages |= {f"heads.{name}": (task, stage) for name, stage in recipe.heads.items() for task in stage.tasks}
-    for name, (task, stage) in stages.items():
-        if stage.validates and not (faces.validation[task] & faces.annotated(task)).any():
+def _validated(faces: FaceSet, task: str, stage: SupervisedStage) -> str | None:
+    """The digest of what the stage is validated on, as its weights may be chosen by it. None: it is not validated."""
+    if not stage.validates:
+        return None
+    rows = faces.validation[task]
+    return content(faces.picture[rows], faces.labels[task][rows])
+
+
+def _check_validation(recipe: Recipe, data: TrainingData) -> None:
+    stages: list[tuple[str, str, SupervisedStage, FaceSet]] = []
+    if recipe.finetune is not None:
+        stages.append(("finetune", "expr", recipe.finetune, data.encoder))
+    for group, stage in recipe.heads.items():
+        stages += [(f"heads.{group}", task, stage, data.faces) for task in stage.tasks]
+    for name, task, each, faces in stages:
+        if each.validates and not (faces.validation[task] & faces.annotated(task)).any():
             raise UsageError(
                 f"{name} cannot be validated, no face of a validation video has a label for {task}: name other videos "
                 f"with data.validation, or leave out select, validate_every and validations_per_epoch in {name}"

@@ -241,7 +241,8 @@ LABELS = pa.schema(
         _field(
             "fold",
             pa.int8(),
-            "fold of cross-validation: the official one of DFEW and MAFW, else SHA-256 of base_video, modulo 5",
+            "fold of cross-validation in which the video validates: the official one of DFEW and MAFW; else 1 to 4, "
+            "by the SHA-256 of base_video, as fold 0 is the official split",
             range_="0 to 4",
         ),
     ]

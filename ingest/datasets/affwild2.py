@@ -24,7 +24,7 @@ from common import tasks
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS, VALENCE_AROUSAL
 from ingest.datasets.crops import FileCrops
-from ingest.datasets.dataset import Dataset, Row, Tally, fold, to_table
+from ingest.datasets.dataset import Dataset, Row, Tally, even_folds, to_table
 from ingest.datasets.media import seen
 
 SPLITS = {"Train_Set": "train", "Validation_Set": "validation"}
@@ -85,8 +85,9 @@ def read(root: Path, tally: Tally) -> Iterator[pa.Table]:
             raise UsageError(f"{path} and {first} annotate the same video and task: keep one of them")
     if not found:
         raise UsageError(f"no annotations in {root}: expected <N>th_ABAW_Annotations/VA_Estimation_Challenge/Train_Set")
+    folds = even_folds(base_and_subject(name)[0] for name in found)
     for name in sorted(found):
-        table = _table(name, found[name])
+        table = _table(name, found[name], folds[base_and_subject(name)[0]])
         tally.annotations += len(table)
         yield table
 
@@ -102,7 +103,7 @@ def _files(root: Path) -> Iterator[tuple[str, str, Path]]:
                             yield task, split, path
 
 
-def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
+def _table(name: str, files: dict[str, tuple[Path, str]], fold: int) -> pa.Table:
     values = {task: _numbers(path, TASKS[task].width) for task, (path, _) in files.items()}
     count = max(map(len, values.values()))
     base, subject = base_and_subject(name)
@@ -111,7 +112,7 @@ def _table(name: str, files: dict[str, tuple[Path, str]]) -> pa.Table:
         "base_video": pa.repeat(base, count),
         "subject": pa.repeat(pa.scalar(subject, pa.string()), count),
         "frame_index": pa.array(np.arange(count)),
-        "fold": pa.repeat(fold(base), count),
+        "fold": pa.repeat(fold, count),
     }
     for task in TASKS:
         split = files[task][1] if task in files else None

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from common.errors import UsageError
-from ingest.datasets.dataset import FOLDS, Annotation, Tally
+from ingest.datasets.dataset import Annotation, Tally
+
+SETS = range(1, 6)
 
 
 class Clip(NamedTuple):
@@ -28,7 +30,7 @@ Lists = Callable[[int, str, Tally], Iterator[Clip]]
 def folded(lists: Lists, tally: Tally) -> Iterator[Annotation]:
     """The clips of all test lists. Raises UsageError if a list contradicts another one."""
     folds: dict[str, int] = {}
-    for number in range(1, FOLDS + 1):
+    for number in SETS:
         for clip in lists(number, "test", tally):
             if folds.setdefault(clip.name, number) != number:
                 raise UsageError(f"{clip.where}: {clip.name} is in the test list of set_{folds[clip.name]} as well")
@@ -43,7 +45,7 @@ def folded(lists: Lists, tally: Tally) -> Iterator[Annotation]:
 def _check_training(lists: Lists, folds: dict[str, int], tally: Tally) -> None:
     """Nothing is trained on and tested on; what no set tests is counted as dropped."""
     untested: set[str] = set()
-    for number in range(1, FOLDS + 1):
+    for number in SETS:
         for clip in lists(number, "train", Tally()):
             if folds.get(clip.name) == number:
                 raise UsageError(f"{clip.where}: {clip.name} is in the test list of set_{number} as well")

@@ -13,6 +13,7 @@ from common.bundle.manifest import Preprocess
 from common.cli import main
 from common.lake.layout import Lake
 from train.data import faces as faces_
+from train.data.crops import CropReader
 from train.recipe import DataOptions
 
 pytestmark = pytest.mark.slow
@@ -108,7 +109,7 @@ def test_a_dataset_goes_from_its_folder_to_an_evaluated_bundle(dataset, build, f
     assert main(["label", dataset, str(root), "--check", str(tmp_path / "sheet.png")]) == 0
     assert main(["label", dataset, str(root), "--lake", str(lake)]) == 0
     assert main(["ingest", str(root), "--shipped", dataset, "--lake", str(lake), "--workers", "1"]) == 0
-    faces = faces_.read(Lake(str(lake)), DataOptions(), WHOLE, 112)
+    faces = faces_.read(CropReader(Lake(str(lake)), WHOLE, 112), DataOptions())
     assert (faces.join.labels, faces.join.joined) == (3, 3)
     assert faces.annotated("expr").tolist() == [True] * 3 * frames
     assert (faces.train["expr"].sum(), faces.validation["expr"].sum()) == (2 * frames, frames)
@@ -129,7 +130,7 @@ def test_the_crops_of_two_people_in_one_video_get_each_their_own_labels(tmp_path
             picture(root / f"cropped_aligned/{track}/{frame + 1:05d}.jpg", side=112)
     assert main(["label", "affwild2", str(root), "--lake", str(lake)]) == 0
     assert main(["ingest", str(root), "--shipped", "affwild2", "--lake", str(lake), "--workers", "1"]) == 0
-    faces = faces_.read(Lake(str(lake)), DataOptions(), WHOLE, 112)
+    faces = faces_.read(CropReader(Lake(str(lake)), WHOLE, 112), DataOptions())
     names = np.array(faces.names)[faces.video].tolist()
     assert names == ["v"] * 4 + ["w"] * 3
     assert len({(name, track) for name, track in zip(names, faces.track_id.tolist(), strict=True)}) == 3

@@ -21,6 +21,7 @@ from common.tasks import TASKS
 from common.windows import Windowing
 from train.data import faces as faces_
 from train.data.augment import augment
+from train.data.crops import CropReader
 from train.data.faces import FaceSet
 from train.data.order import batch_indices
 from train.data.windows import cut, stretches, training_examples
@@ -28,6 +29,11 @@ from train.models.preprocess import normalise, prepare
 from train.recipe import AugmentOptions, DataOptions
 
 PLAIN = Preprocess(crop=(0, 0, 32), size=32)
+
+
+def read(lake: Path | Lake, data: DataOptions | None = None, crop_size: int = 32) -> FaceSet:
+    opened = lake if isinstance(lake, Lake) else Lake(str(lake))
+    return faces_.read(CropReader(opened, PLAIN, crop_size), data or DataOptions())
 
 
 # --- joining labels to faces
@@ -120,7 +126,7 @@ def test_a_shipped_face_is_named_as_far_as_its_datasets_names_reach() -> None:
 
 
 def test_a_lake_is_read_in_order_with_its_pictures_labels_and_splits(toy_lake: Path) -> None:
-    faces = faces_.read(Lake(str(toy_lake)), DataOptions(train="toy_[01]"), PLAIN, 32)
+    faces = read(toy_lake, DataOptions(train="toy_[01]"))
     assert len(faces) == faces.join.joined == 420
     assert faces.names == tuple(f"toy_{n}" for n in range(6))
     assert faces.video.tolist() == np.repeat(np.arange(6), 70).tolist()
@@ -145,7 +151,7 @@ def test_frames_without_a_face_and_labels_without_a_frame_are_left_out(
     rows += [{"frame_index": 2, "track_id": 0, "crop": crop, "face_status": "low_quality"}]
     labels = make_labels("a", 4, "train", valence=[0.1, 0.2, None, 0.4], arousal=[0.0, 0.0, None, 0.0])
     lake = make_lake(tmp_path, {"a": make_faces("a", rows)}, [labels])
-    faces = faces_.read(Lake(str(lake)), DataOptions(), PLAIN, 32)
+    faces = read(lake)
     assert faces.frame_index.tolist() == [0, 2]
     np.testing.assert_allclose(faces.labels["va"], [[0.1, 0], [np.nan, np.nan]])
     assert faces.annotated("va").tolist() == [True, False]
@@ -160,7 +166,7 @@ def test_parts_of_a_commit_that_was_cut_off_are_not_read(
     rows = [{"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.full((32, 32, 3), 90, np.uint8))}]
     lake = make_lake(tmp_path, {name: make_faces(name, rows) for name in "ab"}, [make_labels("a", 1, "train")])
     next(lake.glob("_ledger/**/b.json")).unlink()
-    assert faces_.read(Lake(str(lake)), DataOptions(), PLAIN, 32).names == ("a",)
+    assert read(lake).names == ("a",)
 
 
 def test_no_video_that_validates_trains_what_it_validates(
@@ -180,7 +186,7 @@ def test_no_video_that_validates_trains_what_it_validates(
         make_labels("plain", 1, "train", **label),
     ]
     lake = make_lake(tmp_path, {name: make_faces(name, rows) for name, rows in videos.items()}, labels)
-    faces = faces_.read(Lake(str(lake)), DataOptions(), PLAIN, 32)
+    faces = read(lake)
     assert faces.withheld == ("couple", "mixed")
     assert faces.train["expr"].tolist() == [False, False, True, True]
     assert faces.validation["expr"].tolist() == [True, True, False, False]
@@ -191,33 +197,33 @@ def test_no_video_that_validates_trains_what_it_validates(
 
 
 def test_the_origin_of_the_faces_is_recorded(toy_lake: Path) -> None:
-    faces = faces_.read(Lake(str(toy_lake)), DataOptions(), PLAIN, 32)
+    faces = read(toy_lake)
     assert faces.origin["faces"] == "faces/schema=1/ingest=i-toy/archive=toy"
     assert faces.origin["dataset"] == "toy"
     assert len(faces.origin["labels_content"]) == 1
-    assert faces.digest == faces_.read(Lake(str(toy_lake)), DataOptions(train="none"), PLAIN, 32).digest
+    assert faces.crops.digest == read(toy_lake, DataOptions(train="none")).crops.digest
 
 
 def test_a_lake_without_faces_labels_or_a_clear_choice_is_refused_with_what_to_do(
     tmp_path: Path, toy_lake: Path, make_labels
 ) -> None:
     with pytest.raises(UsageError, match="there is no lake at"):
-        faces_.read(Lake(str(tmp_path / "nowhere")), DataOptions(), PLAIN, 32)
+        read(tmp_path / "nowhere")
     begun = Lake(str(tmp_path / "begun"))
     claim(begun)
     with pytest.raises(UsageError, match="has no labels: run `mien label` first"):
-        faces_.read(begun, DataOptions(), PLAIN, 32)
+        read(begun)
     for dataset in ("a", "b"):
         put_part(begun, "labels", "labels", make_labels("v", 1, "train"), keys={"dataset": dataset})
     with pytest.raises(UsageError, match=r"has labels of several datasets: set data\.dataset to one of a, b"):
-        faces_.read(begun, DataOptions(), PLAIN, 32)
+        read(begun)
     lake = Lake(str(toy_lake))
     with pytest.raises(UsageError, match=r"no labels of the dataset other: set data\.dataset to one of toy"):
-        faces_.read(lake, DataOptions(dataset="other"), PLAIN, 32)
+        read(lake, DataOptions(dataset="other"))
     with pytest.raises(UsageError, match="archive=toy"):
-        faces_.read(lake, DataOptions(archive="other"), PLAIN, 32)
+        read(lake, DataOptions(archive="other"))
     with pytest.raises(UsageError, match=r"crop\.size is 112"):
-        faces_.read(lake, DataOptions(), PLAIN, 112)
+        read(lake, DataOptions(), 112)
 
 
 def test_of_found_faces_and_shipped_crops_of_one_archive_a_recipe_chooses(
@@ -229,10 +235,10 @@ def test_of_found_faces_and_shipped_crops_of_one_archive_a_recipe_chooses(
         rows = [{"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.full((32, 32, 3), level, np.uint8))}]
         put_part(lake, "faces", "u1", make_faces("v", rows), n=0, keys={"ingest": ingest, "archive": "main"})
     with pytest.raises(UsageError, match=r"data\.archive, data\.faces and data\.ingest must name one set"):
-        faces_.read(lake, DataOptions(), PLAIN, 32)
+        read(lake)
     for kind, level in (("ingested", 40), ("shipped", 200)):
-        faces = faces_.read(lake, DataOptions(faces=kind), PLAIN, 32)
-        assert faces.pictures.max() == level
+        faces = read(lake, DataOptions(faces=kind))
+        assert faces.images(np.array([0])).max() == level
         assert faces.join.joined == 1
 
 
@@ -240,7 +246,7 @@ def test_a_lake_of_an_earlier_version_is_not_trained_on(tmp_path: Path, make_fac
     lake = Lake(str(make_lake(tmp_path / "lake", {"a": make_faces("a", [{"frame_index": 0}])}, [LABELS.empty_table()])))
     lake.store.delete([KEY])
     with pytest.raises(UsageError, match="earlier version of mien"):
-        faces_.read(lake, DataOptions(), PLAIN, 32)
+        read(lake)
 
 
 # --- windows
@@ -249,7 +255,7 @@ def test_a_lake_of_an_earlier_version_is_not_trained_on(tmp_path: Path, make_fac
 def face_set(times: list[float], tracks: list[int], labels: list[int] | None = None) -> FaceSet:
     n = len(times)
     return FaceSet(
-        pictures=np.zeros((n, 1, 4, 4), np.uint8),
+        crops=None,  # type: ignore[arg-type]
         picture=np.arange(n),
         names=("a",),
         video=np.zeros(n, np.int32),
@@ -261,9 +267,10 @@ def face_set(times: list[float], tracks: list[int], labels: list[int] | None = N
         validation={},
         withheld=(),
         join=Join(0, 0, 0, 0),
+        stated={},
+        fold=0,
         source=None,  # type: ignore[arg-type]
         origin={},
-        digest="",
     )
 
 

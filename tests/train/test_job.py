@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from common.bundle.folder import Bundle
+from common.bundle.manifest import BundleManifest
 from common.cli import main
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
@@ -26,6 +27,8 @@ from common.tasks import TASKS
 from common.windows import Windowing
 from train import job, loop, recipe
 from train.data import faces as faces_
+from train.data.crops import CropReader
+from train.data.faces import FaceSet
 from train.evaluate import encode, evaluate, predict
 from train.finished import Finished
 from train.metrics import expression_f1
@@ -53,6 +56,10 @@ def trained(toy_lake: Path, toy_recipe: str, tmp_path_factory: pytest.TempPathFa
     return job.run(chosen, Lake(str(toy_lake)), root / "bundle", root / "work"), root / "work"
 
 
+def read(lake: Path, manifest: BundleManifest, data: DataOptions | None = None) -> FaceSet:
+    return faces_.read(CropReader(Lake(str(lake)), manifest.preprocess, 32), data or DataOptions())
+
+
 SHORT = ("mae.steps=2", "finetune.steps=2", "heads.temporal.steps=2")
 
 
@@ -75,23 +82,26 @@ def test_a_bundle_says_how_it_was_made_and_how_good_it_is(trained: tuple[Bundle,
     assert manifest.metrics["frames"] == {"va": 140, "expr": 140, "au": 140}
     assert manifest.metrics["ccc_valence"] > 0.5
     assert manifest.metrics["f1_action_units"] > manifest.metrics["chance"]["action_unit_f1_all_ones"]
-    assert json.loads((work / "result.json").read_text()) == manifest.metrics
     assert manifest.data["faces"] == "faces/schema=1/ingest=i-toy/archive=toy"
     assert manifest.data["dataset"] == "toy"
     assert manifest.data["init_sha256"] is None
-    for stage in ("mae", "finetune", "va", "expr", "au"):
-        assert json.loads((work / f"{stage}.jsonl").read_text().splitlines()[0])["stage"] == stage
+    assert list(manifest.data["stages"]) == ["mae", "finetune", "va", "expr", "au"]
+    for stage, record in manifest.data["stages"].items():
+        assert (work / record["file"]).is_file()
+        log = (work / record["file"]).with_suffix(".jsonl")
+        assert json.loads(log.read_text().splitlines()[0])["stage"] == stage
 
 
 def test_the_score_of_the_selected_weights_is_what_evaluation_finds(trained: tuple[Bundle, Path]) -> None:
     manifest, work = trained[0].manifest, trained[1]
     metrics, stages = manifest.metrics, manifest.data["stages"]
-    assert stages["mae"] == {"examples": 280, "steps": 20, "step": 19, "by": None, "score": None}
+    expected = {"examples": 280, "steps": 20, "step": 19, "by": None, "score": None}
+    assert stages["mae"] == expected | {"file": stages["mae"]["file"]}
     assert stages["va"]["score"] == pytest.approx((metrics["ccc_valence"] + metrics["ccc_arousal"]) / 2)
     assert stages["expr"]["score"] == pytest.approx(metrics["f1_expression"])
     assert stages["au"]["score"] == pytest.approx(metrics["f1_action_units"])
     for stage in ("finetune", "va", "expr", "au"):
-        lines = map(json.loads, (work / f"{stage}.jsonl").read_text().splitlines())
+        lines = map(json.loads, (work / stages[stage]["file"]).with_suffix(".jsonl").read_text().splitlines())
         scores = {line["step"]: line["metrics"][stages[stage]["by"]] for line in lines if "metrics" in line}
         assert list(scores) == (
             [8, 17, 26, 34, 43, 52, 61, 69, 78, 87, 96, 104, 113, 119] if stage == "finetune" else [19, 39, 59]
@@ -150,27 +160,27 @@ def test_a_run_that_was_cut_off_goes_on_with_the_stage_that_it_was_in(
 
 def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_path: Path) -> None:
     model, finished = torch.nn.Linear(3, 2), Finished(tmp_path)
-    assert finished.restore("mae", "abc", model) is None
-    finished.keep("mae", "abc", model, {"steps": 7})
-    assert finished.restore("mae", "abc", model) == {"steps": 7}
-    assert not finished.restore("mae", "other", model)
-    finished.file("mae").write_bytes(finished.file("mae").read_bytes()[:-1])
-    assert not finished.restore("mae", "abc", model)
-    assert [path.name for path in tmp_path.iterdir()] == ["mae.safetensors"]
+    assert finished.restore("mae-abc", model) is None
+    finished.keep("mae-abc", model, {"steps": 7})
+    assert finished.restore("mae-abc", model) == {"steps": 7}
+    assert not finished.restore("mae-other", model)
+    finished.file("mae-abc").write_bytes(finished.file("mae-abc").read_bytes()[:-1])
+    assert not finished.restore("mae-abc", model)
+    assert [path.name for path in tmp_path.iterdir()] == ["mae-abc.safetensors"]
 
 
 def test_the_file_of_a_model_with_another_shape_changes_no_weight(tmp_path: Path) -> None:
     finished = Finished(tmp_path)
-    finished.keep("mae", "abc", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)), {})
+    finished.keep("mae-abc", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)), {})
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 5))
     before = copy.deepcopy(model.state_dict())
-    assert not finished.restore("mae", "abc", model)
+    assert not finished.restore("mae-abc", model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_predictions_are_those_of_a_loop_over_windows_written_out(trained: tuple[Bundle, Path], toy_lake: Path) -> None:
     manifest = trained[0].manifest
-    faces = faces_.read(Lake(str(toy_lake)), DataOptions(), manifest.preprocess, 32)
+    faces = read(toy_lake, manifest)
     model = load(trained[0])
     chosen = faces.video == 5
     features = encode(model, faces, chosen)
@@ -208,13 +218,13 @@ def test_fine_tuning_can_start_from_the_encoder_of_another_run(
     trained: tuple[Bundle, Path], toy_lake: Path, toy_recipe: str, tmp_path: Path
 ) -> None:
     options = ("data.train=toy_0", "data.validation=toy_4", "finetune.steps=3", "heads.temporal.steps=3")
-    start = trained[1] / "mae.safetensors"
+    (start,) = trained[1].glob("mae-*.safetensors")
     lake = Lake(str(toy_lake))
     made = job.run(recipe.load(toy_recipe, (f"init={start}", *options)), lake, tmp_path / "bundle", tmp_path / "work")
     assert made.manifest.data["train_videos"] == 1
     assert made.manifest.metrics["frames"]["va"] == 70
     assert made.manifest.data["init_sha256"] == hashlib.sha256(start.read_bytes()).hexdigest()
-    assert not (tmp_path / "work" / "mae.jsonl").exists()
+    assert not list((tmp_path / "work").glob("mae-*"))
     # the bundle's own choice of videos, and another
     assert job.evaluate_bundle(made, lake, ())["frames"]["va"] == 70
     assert job.evaluate_bundle(made, lake, ("validation=toy_*",))["frames"]["va"] == 140
@@ -264,7 +274,7 @@ def test_training_tells_its_metrics_once(
 
 
 def test_a_metric_that_is_not_defined_is_none_and_a_task_without_labels_has_none(short: Bundle, toy_lake: Path) -> None:
-    faces = faces_.read(Lake(str(toy_lake)), DataOptions(), short.manifest.preprocess, 32)
+    faces = read(toy_lake, short.manifest)
     labels = faces.labels | {"au": np.full_like(faces.labels["au"], -1), "va": np.full_like(faces.labels["va"], 0.3)}
 
     class Constant:
@@ -430,6 +440,6 @@ def test_the_demo_recipe_is_valid_and_meant_for_a_demo() -> None:
 
 def test_evaluation_without_validation_videos_is_empty(toy_lake: Path, trained: tuple[Bundle, Path]) -> None:
     data = DataOptions(validation="none")
-    faces = faces_.read(Lake(str(toy_lake)), data, trained[0].manifest.preprocess, 32)
+    faces = read(toy_lake, trained[0].manifest, data)
     found: dict[str, Any] = evaluate(load(trained[0]), faces)
     assert found == {}
