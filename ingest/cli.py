@@ -17,21 +17,24 @@ from ingest.options import face_options
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--videos", default=30, show_default=True, help="How many clips to make.")
-@click.option("--seconds", default=32 / 3, show_default="10.67", help="How long each of them is.")
+@click.option("--seconds", type=float, help="How long each of them is.  [default: 10.7, some 20]")
 @click.option("--seed", default=0, show_default=True, help="The same seed makes the same clips.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one per core unless given.")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
-def synth(out: Path, videos: int, seconds: float, seed: int, workers: int | None, json: bool) -> None:
+def synth(out: Path, videos: int, seconds: float | None, seed: int, workers: int | None, json: bool) -> None:
     """Make labelled clips in the new folder OUT, in the layout of Aff-Wild2."""
     from ingest.synth import clips as synth_
 
     clips = synth_.write(out, videos, seconds, seed, workers)
     held_out = sum(clip.held_out for clip in clips)
+    lengths = sorted({clip.frames for clip in clips})
     if json:
         facts = {"videos": len(clips), "held_out": held_out, "frames": sum(clip.frames for clip in clips)}
         click.echo(json_.dumps(facts))
     else:
-        click.echo(f"{len(clips)} clips of {clips[0].frames} frames in {out}, {held_out} of them held out")
+        click.echo(
+            f"{len(clips)} clips of {' or '.join(map(str, lengths))} frames in {out}, {held_out} of them held out"
+        )
 
 
 @click.command()

@@ -33,6 +33,7 @@ from ingest.datasets import affwild2
 from ingest.synth import actionunits, facewarp, portraits
 
 WIDTH, HEIGHT, FPS = 320, 240, 30
+SHORT, LONG = 320, 600  # frames: about a window of 300, and several that overlap
 # mbtree is off because it makes x264 read uninitialised memory: the same frames would not always give the same bytes.
 ENCODING = {"preset": "veryfast", "crf": "18", "mbtree": "0"}
 UNMARKED_SHARE = 0.03
@@ -67,13 +68,20 @@ class Clip:
         return actionunits.script(self.frames, self.generators()[0])
 
 
-def plan(videos: int, seconds: float, seed: int) -> list[Clip]:
-    """The clips of a dataset. Raises UsageError if `videos` or `seconds` is too small for any."""
-    frames = round(seconds * FPS)
-    if videos < 1 or frames < 1:
+def plan(videos: int, seconds: float | None, seed: int) -> list[Clip]:
+    """The clips of a dataset, each of `seconds`; None: of `SHORT` frames, and those of every third pair of `LONG`.
+
+    Raises UsageError if `videos` or `seconds` is too small for any.
+    """
+    if videos < 1 or (seconds is not None and round(seconds * FPS) < 1):
         raise UsageError("nothing to make: --videos and --seconds must be more than 0")
+
+    def frames(from_last: int) -> int:
+        return round(seconds * FPS) if seconds is not None else SHORT if from_last % 3 else LONG
+
     pairs = (videos + 1) // 2
-    return [Clip(n, frames, seed, n >= 2 and (pairs - 1 - n // 2) % 5 == 0) for n in range(videos)]
+    from_last = [pairs - 1 - n // 2 for n in range(videos)]
+    return [Clip(n, frames(last), seed, n >= 2 and last % 5 == 0) for n, last in enumerate(from_last)]
 
 
 def frames(clip: Clip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -169,8 +177,8 @@ def _annotated(count: int, rng: np.random.Generator) -> np.ndarray:
     return known
 
 
-def write(out: Path, videos: int, seconds: float, seed: int, workers: int | None = None) -> list[Clip]:
-    """Makes the dataset in an empty or new folder; returns its clips. `workers`: processes, one per core if None.
+def write(out: Path, videos: int, seconds: float | None, seed: int, workers: int | None = None) -> list[Clip]:
+    """Makes the clips of `plan` in an empty or new folder; returns them. `workers`: processes, one per core if None.
 
     Raises UsageError if the folder is not empty, StoreError if it cannot be written.
     """

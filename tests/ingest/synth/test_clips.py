@@ -142,6 +142,14 @@ def test_a_fifth_of_the_pairs_is_held_out_and_both_portraits_stay_together(video
     assert held_out == (0 if len(pairs) == 1 else -(-len(pairs) // 5) - (len(pairs) % 5 == 1))
 
 
+def test_some_clips_are_longer_than_two_overlapping_windows_unless_a_length_is_asked_for():
+    made = synth.plan(30, None, 0)
+    long = [clip for clip in made if clip.frames >= 300 + 200]
+    assert {clip.held_out for clip in long} == {True, False}
+    assert len(long) < len(made) / 2
+    assert {clip.frames for clip in synth.plan(30, 2.0, 0)} == {60}
+
+
 @pytest.mark.parametrize(("videos", "seconds"), [(0, 1.0), (1, 0.0), (-3, 1.0)])
 def test_nothing_to_make_is_refused(tmp_path, videos, seconds):
     with pytest.raises(UsageError, match="more than 0"):
