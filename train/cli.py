@@ -53,7 +53,8 @@ def train(
 
     Each finished stage is kept in the work folder: the same command run again goes on with the stage that was cut off,
     and recipes that share the folder (--work) train a stage once if they have it in common. init=FILE of another run
-    can start from the pretrained encoder, mae-<digest>.safetensors, which the bundle names under data.stages.
+    can start from the pretrained encoder, mae-<digest>.safetensors, which the bundle names under data.stages, or from
+    published weights (docs/import.md).
     """
     _quiet_threads()
     from common.cli import emit_json

@@ -44,8 +44,8 @@ def action_unit_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     return torch.where(known, each, 0).sum() / known.sum().clamp(min=1)
 
 
-def masked_patch_loss(rebuilt: Tensor, patches: Tensor, hidden: Tensor, *, normalise: bool = False) -> Tensor:
-    """Mean squared error of hidden patches; rebuilt and patches [B, L, P], hidden bool [B, L] (He et al. 2021).
+def masked_patch_loss(rebuilt: Tensor, patches: Tensor, counted: Tensor, *, normalise: bool = False) -> Tensor:
+    """Mean squared error of the counted patches; rebuilt and patches [B, L, P], counted bool [B, L] (He et al. 2021).
 
     `normalise`: the target is each patch made zero-mean and unit-variance, which their code calls norm_pix.
     """
@@ -53,7 +53,7 @@ def masked_patch_loss(rebuilt: Tensor, patches: Tensor, hidden: Tensor, *, norma
     if normalise:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     error = ((rebuilt.float() - target) ** 2).mean(-1)
-    return (error * hidden).sum() / hidden.sum().clamp(min=1)
+    return (error * counted).sum() / counted.sum().clamp(min=1)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

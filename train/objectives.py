@@ -35,13 +35,15 @@ class MaePretrain(Objective):
         assert recipe.mae is not None
         self.model = recipe.encoder.autoencoder(recipe.mae.decoder, recipe.mae.mask_ratio)
         self.norm_pix = recipe.mae.norm_pix
+        self.counts_all = recipe.mae.loss == "all"
         self.preprocess: Preprocess = recipe.preprocess
 
     def forward(self, batch: Batch) -> Tensor:
         images = normalise(batch["images"], self.preprocess)
         patches = self.model.patches(images)
         rebuilt, hidden = self.model(images, torch.rand(patches.shape[:2], device=images.device))
-        return losses.masked_patch_loss(rebuilt, patches, hidden, normalise=self.norm_pix)
+        counted = torch.ones_like(hidden) if self.counts_all else hidden
+        return losses.masked_patch_loss(rebuilt, patches, counted, normalise=self.norm_pix)
 
 
 class ExpressionFinetune(Objective):

@@ -137,6 +137,10 @@ class MaeStage(StageOptions):
     data: tuple[MaeSource, ...] = Field((), description="faces to take in place of those of `data`, together")
     decoder: DecoderOptions = DecoderOptions()
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of a picture's patches that are hidden")
+    init: InitialWeights | None = Field(
+        None, description="weights to go on from: the encoder's and, where the file has one, the decoder's"
+    )
+    loss: Literal["hidden", "all"] = Field("hidden", description="the patches whose error counts")
     norm_pix: bool = Field(False, description="predict patches made zero-mean and unit-variance, not plain pixels")
     augment: AugmentOptions = AugmentOptions()
 

@@ -35,7 +35,7 @@ from train.validation import Validation
 
 @dataclass(frozen=True)
 class Trained:
-    """What comes out: the encoder, a head for each task, and the SHA-256 of the file `init`.
+    """What comes out: the encoder, a head for each task, and the SHA-256 of the weights that the encoder started from.
 
     records: by stage, how many examples and steps it had, after which step its weights were kept, their score, and the
     name of their file in the work folder.
@@ -61,7 +61,7 @@ class Stages:
         self._records: dict[str, dict[str, Any]] = {}
         torch.manual_seed(recipe.seed)
         self._encoder = recipe.encoder.build()
-        self._init = None if recipe.init is None else initial.load(self._encoder, recipe.encoder, recipe.init)
+        self._init = None if recipe.init is None else initial.load(self._encoder, recipe.encoder.adopt, recipe.init)
         parts = {"preprocess", "crop", "encoder", "seed", "zero"}
         self._shared: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
             "precision": session.precision,
@@ -82,13 +82,16 @@ class Stages:
     def _pretrain(self, stage: MaeStage, pictures: Pictures) -> str:
         torch.manual_seed(self._recipe.seed)
         objective = objectives.MaePretrain(self._recipe)
+        if stage.init is not None:
+            self._init = initial.load(objective.model, objective.model.adopt, stage.init, "mae.init")
         self._encoder = objective.model.encoder
 
         def batch_at(step: int) -> Batch:
             images = pictures.images(self._drawn(len(pictures), step, stage))
             return {"images": self._augmented("mae", step, images, stage.augment)}
 
-        made_from = {"stage": stage.model_dump(mode="json", exclude={"data"}), "pictures": pictures.digest}
+        settings = stage.model_dump(mode="json", exclude={"data", "init"})
+        made_from = {"stage": settings, "init": self._init, "pictures": pictures.digest}
         return self._run("mae", stage, objective, self._encoder, batch_at, len(pictures), made_from)
 
     def _finetune(self, stage: FinetuneStage) -> str:

@@ -1,8 +1,7 @@
 """The image tower of CLIP (Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
 Supervision"), a Vision Transformer as open_clip builds it.
 
-Its pictures have the mean and the standard deviation of CLIP's own training data: `preprocess.mean` 0.48145466,
-0.4578275, 0.40821073 and `preprocess.std` 0.26862954, 0.26130258, 0.27577711.
+Its pictures should have the mean and the standard deviation of CLIP's own training data; docs/import.md has them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from common.config import Config
 from common.download import from_hub
 from common.errors import UsageError
 from train.models import stored
-from train.models.options import EncoderOptions
+
+Adopt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 HUB = "hub:"
 _SHOWN = 3  # names in a message
@@ -35,27 +36,28 @@ class InitialWeights(Config):
         return {"file": value} if isinstance(value, str) else value
 
 
-def load(network: nn.Module, options: EncoderOptions, weights: InitialWeights) -> str:
-    """Loads the weights into the network that `options` built; returns the SHA-256 of their file.
+def load(network: nn.Module, adopt: Adopt, weights: InitialWeights, key: str = "init") -> str:
+    """Loads the weights into the network; returns the SHA-256 of their file.
 
-    Raises UsageError for a file that cannot be read, has another SHA-256 or does not fit; MienError if the hub fails.
+    `adopt` gives the file's tensors the network's names; `key` names the weights in messages. Raises UsageError for a
+    file that cannot be read, has another SHA-256 or does not fit; MienError if the hub fails.
     """
     file = _on_this_machine(weights.file)
     try:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if weights.sha256 not in (None, digest):
-            raise UsageError(f"init: {file} is not the file that init.sha256 names: its SHA-256 is {digest}")
+            raise UsageError(f"{key}: {file} is not the file that {key}.sha256 names: its SHA-256 is {digest}")
         published = stored.read(file)
     except OSError as error:
-        raise UsageError(f"init: the weights {file} cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"{key}: the weights {file} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise UsageError(f"init: the weights {file} cannot be read: {error}") from None
+        raise UsageError(f"{key}: the weights {file} cannot be read: {error}") from None
     try:
-        tensors = options.adopt(published)
+        tensors = adopt(published)
         _check(network.state_dict(), tensors)
     except ValueError as error:
-        raise UsageError(f"init: the weights {file} do not fit the recipe's encoder: {error}") from None
+        raise UsageError(f"{key}: the weights {file} do not fit the recipe's encoder: {error}") from None
     network.load_state_dict(tensors)
     return digest
 

@@ -143,6 +143,10 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         _init_linear(self)
 
+    def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file under the names of this network; without a decoder in it, this one's stays."""
+        return vit_layouts.adopt_autoencoder(tensors, self.encoder.options, self.state_dict())
+
     def patches(self, images: Tensor) -> Tensor:
         """Pictures [B, C, S, S] -> their patches, [B, L, P]."""
         return patchify(images, self.encoder.options.patch)

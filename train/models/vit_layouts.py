@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from train.models.vit import VitOptions
 
 _PUBLISHED = {"patch_embed.proj.weight", "patch_embed.proj.bias", "cls_token", "pos_embed"}
-_DROPPED = ("head.", "decoder_", "mask_token")  # the classifier, and the decoder of pretraining
+_DECODER = ("decoder_", "mask_token")
+_DROPPED = ("head.", *_DECODER)
 
 
 def adopt(tensors: Mapping[str, Tensor], options: VitOptions) -> dict[str, Tensor]:
@@ -31,6 +32,29 @@ def adopt(tensors: Mapping[str, Tensor], options: VitOptions) -> dict[str, Tenso
     named = _renamed(tensors, options) if tensors.keys() >= _PUBLISHED else dict(tensors)
     table = named.pop("positions", None)
     return named | _positions(table, options)
+
+
+def adopt_autoencoder(
+    tensors: Mapping[str, Tensor], options: VitOptions, untrained: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The same for a masked autoencoder with the weights `untrained`: its decoder keeps them if the file has none.
+
+    Raises ValueError as well for a decoder whose positions are not fixed, or are those of another number of patches.
+    """
+    encoder = {f"encoder.{name}": tensor for name, tensor in adopt(tensors, options).items()}
+    if tensors.keys() >= _PUBLISHED:
+        encoder |= {f"encoder_{name}": tensor for name, tensor in tensors.items() if name.startswith("norm.")}
+    if "decoder_pos_embed" not in tensors:
+        return {name: tensor for name, tensor in untrained.items() if not name.startswith("encoder.")} | encoder
+    table = tensors["decoder_pos_embed"].flatten(0, -2)[1:]
+    if not _is_fixed(table, options.image // options.patch):
+        raise ValueError("its decoder has other positions than the fixed sines and cosines of as many patches")
+    decoder = {name: tensor for name, tensor in tensors.items() if name.startswith(_DECODER)}
+    del decoder["decoder_pos_embed"]
+    renamed = {name.replace("decoder_pred", "to_pixels"): tensor for name, tensor in decoder.items()}
+    if "mask_token" in renamed:
+        renamed["mask_token"] = renamed["mask_token"].flatten()
+    return encoder | renamed
 
 
 def _renamed(tensors: Mapping[str, Tensor], options: VitOptions) -> dict[str, Tensor]:
@@ -52,10 +76,13 @@ def _positions(table: Tensor | None, options: VitOptions) -> dict[str, Tensor]:
         return {"positions": position_table(options.dim, grid) if table is None else resampled(table, grid)}
     if table is None or table.shape[1] != options.dim:
         return {}
-    ours = position_table(options.dim, grid)
-    if table.shape != ours.shape or not torch.allclose(table.float(), ours, atol=1e-4):
+    if not _is_fixed(table, grid):
         raise ValueError(
             "its positions are not the fixed sines and cosines of as many patches: set encoder.positions=trained, "
             "which takes any table and resamples it"
         )
     return {}
+
+
+def _is_fixed(table: Tensor, grid: int) -> bool:
+    return len(table) == grid**2 and torch.allclose(table.float(), position_table(table.shape[1], grid), atol=1e-4)

@@ -48,7 +48,7 @@ def as_openai(model: CLIP) -> CLIP:
 def started(file: Path, **options: Any) -> nn.Module:
     chosen = ClipOptions(**SHAPE | options)
     network = chosen.build()
-    initial.load(network, chosen, InitialWeights(file=str(file)))
+    initial.load(network, chosen.adopt, InitialWeights(file=str(file)))
     return network.eval()
 
 

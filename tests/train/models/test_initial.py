@@ -17,14 +17,18 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block, PatchEmbed, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import MienError, UsageError
+from common.lake.layout import Lake
+from train import job, recipe
 from train.models import initial
 from train.models.initial import InitialWeights
 from train.models.vit import Vit, VitOptions
+from train.objectives import MaePretrain
+from train.validation import Kept
 
 SHAPE = {"image": 32, "patch": 8, "dim": 32, "depth": 2, "heads": 4}
 LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
@@ -59,6 +63,35 @@ class PaperMae(nn.Module):
         self.decoder_norm = LAYER_NORM(width)
         self.decoder_pred = nn.Linear(width, patch * patch * 3)
 
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Rebuilt patches [B, L, P] and mask [B, L], 1 where hidden: three quarters, those with the most noise."""
+        batch, patches = noise.shape
+        shuffle = noise.argsort(dim=1)
+        restore, kept = shuffle.argsort(dim=1), shuffle[:, : patches // 4]
+        x = self.patch_embed(images) + self.pos_embed[:, 1:]
+        x = torch.stack([x[n, kept[n]] for n in range(batch)])
+        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.decoder_embed(self.norm(x))
+        tokens = torch.cat([x[:, 1:], self.mask_token.expand(batch, patches - patches // 4, -1)], dim=1)
+        tokens = torch.stack([tokens[n, restore[n]] for n in range(batch)])
+        x = torch.cat([x[:, :1], tokens], dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))[:, 1:], (restore >= patches // 4).float()
+
+    def loss(self, images: Tensor, noise: Tensor, norm_pix: bool, over_all: bool) -> Tensor:
+        batch, channels, *_ = images.shape
+        patch = self.patch_embed.patch_size[0]
+        target = images.unfold(2, patch, patch).unfold(3, patch, patch)  # [B, C, rows, columns, p, p]
+        target = target.permute(0, 2, 3, 4, 5, 1).reshape(batch, -1, patch * patch * channels)
+        if norm_pix:
+            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
+        rebuilt, mask = self(images, noise)
+        error = (rebuilt - target).square().mean(-1)
+        return error.mean() if over_all else (error * mask).sum() / mask.sum()
+
     def encoder(self) -> dict[str, Tensor]:
         """What the authors publish: the encoder's weights alone."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(("decoder", "mask"))}
@@ -84,7 +117,7 @@ def of_timm(pool: str = "token", image: int = 32) -> VisionTransformer:
 def started(file: Path | str, sha256: str | None = None, **options: Any) -> Vit:
     chosen = VitOptions(**SHAPE | options)
     network = chosen.build()
-    initial.load(network, chosen, InitialWeights(file=str(file), sha256=sha256))
+    initial.load(network, chosen.adopt, InitialWeights(file=str(file), sha256=sha256))
     return network.eval()
 
 
@@ -168,6 +201,86 @@ def test_what_mien_trained_is_taken_as_it_is_and_trained_positions_may_begin_as_
     tuned.positions.data += 0.1
     save_file(tuned.state_dict(), tmp_path / "finetune.safetensors")
     same(started(tmp_path / "finetune.safetensors", positions="trained"), tuned)
+
+
+# --- going on with pretraining
+
+MAE_RECIPE = (
+    "encoder={kind: vit, image: 32, patch: 8, dim: 32, depth: 2, heads: 4}",
+    "preprocess={crop: [0, 0, 32], size: 32, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}",
+    "mae.decoder={dim: 16, depth: 1, heads: 2}",
+)
+
+
+def objective(toy_recipe: str, file: Path, *changes: str) -> MaePretrain:
+    chosen = recipe.load(toy_recipe, (*MAE_RECIPE, *changes))
+    made = MaePretrain(chosen)
+    initial.load(made.model, made.model.adopt, InitialWeights(file=str(file)), "mae.init")
+    return made
+
+
+@pytest.mark.parametrize(("norm_pix", "over"), [(False, "hidden"), (True, "hidden"), (False, "all"), (True, "all")])
+def test_pretraining_goes_on_with_the_loss_that_mae_s_paper_has_for_these_weights(
+    toy_recipe: str, tmp_path: Path, norm_pix: bool, over: str
+) -> None:
+    mae = shaken(PaperMae())
+    torch.save({"model": mae.state_dict()}, tmp_path / "mae_pretrain_vit_base_full.pth")
+    ours = objective(
+        toy_recipe, tmp_path / "mae_pretrain_vit_base_full.pth", f"mae.norm_pix={norm_pix}", f"mae.loss={over}"
+    )
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    theirs = (images / 255 - mean[:, None, None]) / std[:, None, None]
+    noise = torch.rand(5, 16, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        rebuilt, hidden = ours.model(theirs, noise)
+        torch.testing.assert_close(rebuilt, mae(theirs, noise)[0], atol=1e-4, rtol=0)
+        assert torch.equal(hidden.float(), mae(theirs, noise)[1])
+        torch.manual_seed(3)  # the objective draws its noise itself
+        loss = ours({"images": images})
+        torch.testing.assert_close(loss, mae.loss(theirs, noise, norm_pix, over == "all"), atol=1e-4, rtol=1e-4)
+
+
+def test_pretraining_goes_on_from_an_encoder_alone_with_a_decoder_that_starts_anew(
+    toy_recipe: str, tmp_path: Path
+) -> None:
+    mae = shaken(PaperMae())
+    torch.save({"model": mae.encoder()}, tmp_path / "mae.pth")
+    ours = objective(toy_recipe, tmp_path / "mae.pth").model
+    assert torch.equal(ours.encoder_norm.weight, mae.norm.weight)
+    assert torch.equal(ours.encoder.blocks[1].mlp.fc1.weight, mae.blocks[1].mlp.fc1.weight)
+    assert torch.equal(ours.decoder_norm.weight, torch.ones(16))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("encoder.depth=3", r"it lacks encoder\.blocks\.2\.norm1\.weight, .* and 9 more$"),
+        ("mae.decoder.depth=2", r"it lacks decoder_blocks\.1\.norm1\.weight, .* and 9 more$"),
+        ("encoder.patch=16", r"its positions are not"),
+    ],
+)
+def test_an_autoencoder_of_another_shape_is_refused(
+    toy_recipe: str, tmp_path: Path, change: str, sentence: str
+) -> None:
+    torch.save({"model": PaperMae().state_dict()}, tmp_path / "full.pth")
+    with pytest.raises(UsageError, match=rf"^mae\.init: the weights \S+ do not fit the recipe's encoder: {sentence}"):
+        objective(toy_recipe, tmp_path / "full.pth", change)
+
+
+def test_a_run_goes_on_from_the_weights_of_mae_init_and_says_which_they_were(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mae, file = shaken(PaperMae()), tmp_path / "full.pth"
+    torch.save({"model": mae.state_dict()}, file)
+    stages: list[str] = []
+    monkeypatch.setattr("train.loop.fit", lambda name, *rest: stages.append(name) or Kept(0))
+    chosen = recipe.load(toy_recipe, (*MAE_RECIPE, f"mae.init={file}"))
+    made = job.run(chosen, Lake(str(toy_lake)), tmp_path / "bundle")
+    assert stages[:2] == ["mae", "finetune"]
+    assert made.manifest.data["init_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    encoder = load_file(made.path / "encoder.safetensors")
+    assert torch.equal(encoder["blocks.1.attn.qkv.weight"], mae.blocks[1].attn.qkv.weight)
 
 
 # --- files that do not fit, and files that are no weights
