@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.bundle import weights as weights_
+from common.bundle.card import CARD, card
 from common.bundle.manifest import MANIFEST, BundleManifest, complete, parse
 from common.errors import MienError, UsageError
 
@@ -100,7 +101,7 @@ def write(
     folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mapping[str, torch.Tensor] | bytes]
 ) -> Bundle:
     """Writes a bundle: `manifest` holds the fields of `BundleManifest` except `id` and `files`, `weights` the tensors
-    of each file, or its bytes as they are.
+    of each file, or its bytes as they are. Its model card is written from these.
 
     The folder appears whole or not at all; who may read it is for the umask to say. A bundle that was there is replaced
     (a kill between the two renames leaves it beside, as `.<name>.<8 hex digits>.old`); `UsageError` for any other
@@ -119,6 +120,7 @@ def write(
         files = {name: weights_.record(scratch / name).model_dump() for name in weights}
         checked = complete({**manifest, "files": files})
         (scratch / MANIFEST).write_text(json.dumps(checked.model_dump(mode="json"), indent=2) + "\n", "utf-8")
+        (scratch / CARD).write_text(card(checked), "utf-8")
         _install(scratch, folder)
     except OSError as error:
         raise MienError(f"the bundle {folder} cannot be written: {error.strerror or error}") from error

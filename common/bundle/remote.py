@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from common import environment
 from common.bundle import weights
+from common.bundle.card import CARD
 from common.bundle.manifest import MANIFEST, BundleManifest, parse
 from common.errors import MienError, NotFound, UsageError
 from common.store.base import StoreSettings
@@ -53,6 +55,8 @@ def _download(store: Store, manifest: BundleManifest, scratch: Path) -> None:
             store.download(name, scratch / name)
         except NotFound:
             raise UsageError(f"{name} of the bundle {store.url} is missing: copy the bundle there again") from None
+    with contextlib.suppress(NotFound):  # nothing is read from the card, so a copy may lack it
+        store.download(CARD, scratch / CARD)
 
 
 def _place(scratch: Path, folder: Path, manifest: BundleManifest) -> None:

@@ -80,8 +80,9 @@ def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
             assert torch.equal(loaded[key], tensor)
 
 
-def test_only_the_manifest_and_the_weights_are_in_the_folder(tmp_path: Path, folder: Path) -> None:
-    assert sorted(os.listdir(folder)) == ["bundle.json", "encoder.safetensors", "expr.safetensors", "va.safetensors"]
+def test_only_the_manifest_its_card_and_the_weights_are_in_the_folder(tmp_path: Path, folder: Path) -> None:
+    weights = ["encoder.safetensors", "expr.safetensors", "va.safetensors"]
+    assert sorted(os.listdir(folder)) == ["MODEL_CARD.md", "bundle.json", *weights]
     assert os.listdir(tmp_path) == ["model"]
 
 
@@ -102,7 +103,7 @@ def test_the_umask_says_who_may_read_a_bundle(tmp_path: Path, mask: int, file_mo
     finally:
         os.umask(before)
     assert {file.name: file.stat().st_mode & 0o777 for file in made.path.iterdir()} == dict.fromkeys(
-        (*made.manifest.files, "bundle.json"), file_mode
+        (*made.manifest.files, "bundle.json", "MODEL_CARD.md"), file_mode
     )
     assert made.path.stat().st_mode & 0o777 == folder_mode
 
@@ -342,7 +343,17 @@ def remote(folder: Path, s3_url: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_bundle_on_s3_is_the_one_that_was_copied_there(folder: Path, remote: str) -> None:
     fetched, local = Bundle.open(remote), Bundle.open(folder)
     assert fetched.manifest == local.manifest
+    assert (fetched.path / "MODEL_CARD.md").read_bytes() == (folder / "MODEL_CARD.md").read_bytes()
     assert torch.equal(fetched.tensors("va.safetensors")["w"], local.tensors("va.safetensors")["w"])
+
+
+def test_a_bundle_without_a_card_is_used_all_the_same(folder: Path, remote: str) -> None:
+    from common.store.store import Store
+
+    Store(remote).delete(["MODEL_CARD.md"])
+    (folder / "MODEL_CARD.md").unlink()
+    assert Bundle.open(remote).manifest == Bundle.open(folder).manifest
+    assert not (Bundle.open(remote).path / "MODEL_CARD.md").exists()
 
 
 def test_a_fetched_bundle_is_kept_and_mended(remote: str) -> None:
