@@ -57,6 +57,7 @@ def train(
     published weights (docs/import.md).
     """
     _quiet_threads()
+    from common.bundle.card import CARD
     from common.cli import emit_json
     from common.lake.layout import Lake
     from train import job
@@ -69,6 +70,9 @@ def train(
     else:
         click.echo(f"{manifest.name} {manifest.id} in {made.path}")
         click.echo(_as_table(manifest.metrics) or "no metrics: the lake has no validation videos")
+        click.echo(
+            f"see {made.path / CARD}; curves, pictures, logs for TensorBoard: {job.work_folder(made.path, work)}"
+        )
 
 
 @click.command()

@@ -20,7 +20,7 @@ from common.bundle.manifest import BundleManifest
 from common.errors import UsageError
 from common.lake.layout import Lake
 from common.tasks import TASKS
-from train import loop
+from train import curves, loop
 from train.data import faces as faces_
 from train.data import training
 from train.data.crops import CropReader
@@ -34,7 +34,7 @@ from train.stages import Stages, Trained
 
 
 def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, force: bool = False) -> Bundle:
-    """Trains the recipe and writes the bundle `out`; logs and each stage's result go to the folder `work`.
+    """Trains the recipe and writes the bundle `out`; logs, pictures and each stage's result go to the folder `work`.
 
     A stage whose result is there already, made by the same settings from the same data, is not run again. `work` is
     `<out>.train` unless named. Raises UsageError for a lake without the faces or labels that it takes, for folders that
@@ -56,6 +56,7 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
     metrics = evaluate(model, data.faces)
     if metrics:
         metrics |= seen(data.faces, data.encoder if training.encoder_learns(recipe, data) else None)
+    curves.draw(work / f"curves-{out.name}.png", trained.records)
     return _write(out, recipe, session.precision, data, trained, metrics)
 
 
@@ -88,11 +89,16 @@ def _encoder_of(manifest: BundleManifest, reader: CropReader, faces: FaceSet) ->
     return faces_.read(reader, DataOptions(**source, **stated, fold=fold))
 
 
+def work_folder(out: Path, work: Path | None) -> Path:
+    """The folder that `run` writes logs, pictures and the stages' results to, as an absolute path."""
+    return Path(os.path.abspath(out.with_name(f"{out.name}.train") if work is None else work))
+
+
 def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
     """Both as absolute paths. Checks now what else would fail only at the end of a long run."""
     out = Path(os.path.abspath(out))
     folder.check_destination(out)
-    work = out.with_name(f"{out.name}.train") if work is None else Path(os.path.abspath(work))
+    work = work_folder(out, work)
     if out in (work, *work.parents):
         raise UsageError(f"the work folder {work} lies in the bundle's, {out}: name another with --work")
     _probe(out, out.parent, "--out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import common
 from common import config
 from common.errors import UsageError
 from common.tasks import TASKS
-from train import loop, objectives
+from train import loop, objectives, reconstructions
 from train.data.augment import augment
 from train.data.crops import Pictures, content
 from train.data.faces import FaceSet
@@ -92,7 +93,11 @@ class Stages:
 
         settings = stage.model_dump(mode="json", exclude={"data", "init"})
         made_from = {"stage": settings, "init": self._init, "pictures": pictures.digest}
-        return self._run("mae", stage, objective, self._encoder, batch_at, len(pictures), made_from)
+
+        def draw(file: Path) -> None:
+            reconstructions.show(objective, self._data.encoder, file.with_suffix(".png"), self._recipe.seed)
+
+        return self._run("mae", stage, objective, self._encoder, batch_at, len(pictures), made_from, trained=draw)
 
     def _finetune(self, stage: FinetuneStage) -> str:
         torch.manual_seed(self._recipe.seed)
@@ -174,10 +179,12 @@ class Stages:
         examples: int,
         made_from: Mapping[str, Any],
         validation: Validation | None = None,
+        trained: Callable[[Path], None] = lambda file: None,
     ) -> str:
         """Trains `model`, a part of `objective`, in place, or takes it from the work folder if it is there.
 
-        `made_from`: all that decides the weights, beside what the stages share. Returns the digest of both.
+        `made_from`: all that decides the weights, beside what the stages share. Returns the digest of both. `trained`
+        is called with the stage's file after it was trained.
         """
         digest = config.digest({**self._shared, "name": name, **made_from})
         kept_as = f"{name}-{digest}"
@@ -185,6 +192,7 @@ class Stages:
         if record is None:
             kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation, kept_as)
             record = {"examples": examples, "steps": Schedule(stage, examples).steps, **asdict(kept)}
+            trained(self._finished.file(kept_as))
             self._finished.keep(kept_as, model, record)
         self._records[name] = {**record, "file": self._finished.file(kept_as).name}
         return digest

@@ -47,6 +47,8 @@ def _lines(manifest: BundleManifest) -> Iterator[str]:
         yield f"* Published by {origin.publisher}: `{origin.file}`, SHA-256 `{origin.sha256}`"
     yield "\n## Limits\n"
     yield from (f"* {limit}" for limit in _LIMITS)
+    if _selects(manifest.recipe):
+        yield "* Weights were selected on the validation videos (`select: best`), so its metrics on them are too high."
     yield "\n## What it gives\n"
     yield from _table(("task", "values", "head", "windows", "file"), _heads(manifest))
     yield "\n## What it takes\n"
@@ -59,6 +61,14 @@ def _lines(manifest: BundleManifest) -> Iterator[str]:
         yield "\n## Recipe\n"
         yield f"```yaml\n{yaml.safe_dump(manifest.recipe, sort_keys=False, allow_unicode=True).strip()}\n```"
     yield ""
+
+
+def _selects(recipe: Mapping[str, Any]) -> bool:
+    """Whether a stage of the recipe kept the weights that were best on the validation videos."""
+    return any(
+        value == "best" if key == "select" else isinstance(value, Mapping) and _selects(value)
+        for key, value in recipe.items()
+    )
 
 
 def _heads(manifest: BundleManifest) -> Iterator[tuple[str, ...]]:

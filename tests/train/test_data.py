@@ -25,7 +25,7 @@ from train.data.crops import CropReader
 from train.data.faces import FaceSet
 from train.data.order import batch_indices
 from train.data.windows import cut, stretches, training_examples
-from train.models.preprocess import normalise, prepare
+from train.models.preprocess import denormalise, normalise, prepare
 from train.recipe import AugmentOptions, DataOptions
 
 PLAIN = Preprocess(crop=(0, 0, 32), size=32)
@@ -378,6 +378,16 @@ def test_standardised_pictures_do_not_depend_on_gain_and_offset() -> None:
         [0.2, 0.25, 0.5]
     )[:, None, None]
     torch.testing.assert_close(normalise(torch.full((1, 3, 8, 8), 153.0), channels), expected)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("scaled", [{}, {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.1)}])
+def test_a_normalised_picture_can_be_turned_back(standardise: bool, scaled: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch")
+    options = Preprocess(crop=(0, 0, 8), size=8, standardise=standardise, **scaled)
+    pictures = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    back = denormalise(normalise(pictures, options), pictures, options)
+    torch.testing.assert_close(back, pictures.float(), atol=1e-3, rtol=0)
 
 
 def test_light_neither_brightens_nor_darkens_in_the_mean() -> None:

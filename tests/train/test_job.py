@@ -85,6 +85,8 @@ def test_a_bundle_says_how_it_was_made_and_how_good_it_is(trained: tuple[Bundle,
     assert manifest.data["faces"] == "faces/schema=1/ingest=i-toy/archive=toy"
     assert manifest.data["dataset"] == "toy"
     assert manifest.data["init_sha256"] is None
+    assert (work / f"curves-{made.path.name}.png").is_file()
+    assert (work / manifest.data["stages"]["mae"]["file"]).with_suffix(".png").is_file()
     assert list(manifest.data["stages"]) == ["mae", "finetune", "va", "expr", "au"]
     for stage, record in manifest.data["stages"].items():
         assert (work / record["file"]).is_file()
@@ -261,13 +263,15 @@ def test_an_evaluation_is_told_as_a_table(short: Bundle, toy_lake: Path, capsys:
     assert told["ccc_valence"] == f"{short.manifest.metrics['ccc_valence']:.3f}"
 
 
-def test_training_tells_its_metrics_once(
+def test_training_tells_its_metrics_once_and_last_where_card_and_curves_are(
     toy_lake: Path, toy_recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "bundle")
     assert main(["train", toy_recipe, *SHORT, "--lake", str(toy_lake), "--out", out]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("ccc_valence") == 1
+    last = f"see {out}/MODEL_CARD.md; curves, pictures, logs for TensorBoard: {out}.train"
+    assert captured.out.splitlines()[-1] == last
     assert "ccc_valence" not in captured.err
     stages = [json.loads(line)["name"] for line in captured.err.splitlines() if '"event": "progress"' in line]
     assert stages == ["mae", "finetune", "va", "expr", "au"]

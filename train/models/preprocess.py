@@ -39,3 +39,15 @@ def normalise(images: Tensor, options: Preprocess) -> Tensor:
         mean, std = (torch.tensor(each, device=x.device)[:, None, None] for each in (options.mean, options.std))
         x = (x - mean) / std
     return x
+
+
+def denormalise(values: Tensor, images: Tensor, options: Preprocess) -> Tensor:
+    """What `normalise` turns into `values`, with values in [0, 255]; `images` say how each picture was normalised."""
+    x = values.float()
+    if options.mean is not None and options.std is not None:
+        mean, std = (torch.tensor(each, device=x.device)[:, None, None] for each in (options.mean, options.std))
+        x = x * std + mean
+    if options.standardise:
+        before = images.float() / 255
+        x = x * (before.std((1, 2, 3), keepdim=True) + 1e-3) + before.mean((1, 2, 3), keepdim=True)
+    return x * 255

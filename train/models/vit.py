@@ -151,6 +151,13 @@ class MaskedAutoencoder(nn.Module):
         """Pictures [B, C, S, S] -> their patches, [B, L, P]."""
         return patchify(images, self.encoder.options.patch)
 
+    def pictures(self, patches: Tensor) -> Tensor:
+        """Patches [B, L, P] -> the pictures that have them, [B, C, S, S]."""
+        options = self.encoder.options
+        grid, patch = options.image // options.patch, options.patch
+        x = patches.reshape(len(patches), grid, grid, patch, patch, options.channels).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(len(patches), options.channels, options.image, options.image)
+
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, C, S, S] and noise [B, L] -> rebuilt patches [B, L, P] and mask bool [B, L], True where masked.
 

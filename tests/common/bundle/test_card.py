@@ -94,6 +94,12 @@ def test_the_recipe_is_in_it_as_yaml() -> None:
     assert yaml.safe_load(recipe.removeprefix("yaml")) == FIELDS["recipe"]
 
 
+def test_it_warns_of_metrics_on_the_videos_that_weights_were_selected_on() -> None:
+    assert "select" not in page()
+    assert "its metrics on them are too high" in page(recipe={"heads": {"all": {"select": "best"}}})
+    assert "select: best" not in page(recipe={"heads": {"all": {"select": "last"}}}).split("## Recipe")[0]
+
+
 def test_what_is_not_known_is_not_shown() -> None:
     assert "init_sha256" not in page()
 
