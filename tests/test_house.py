@@ -152,6 +152,12 @@ def test_commands_import_nothing_heavy_before_they_are_called(path: Path) -> Non
     assert not among(imports(at_import_time(tree_of(path).body)), HEAVY)
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_takes_seconds_to_import_is_imported_where_it_is_used(path: Path) -> None:
+    """A recipe with a kind of encoder is read, and a bundle opened, without the libraries that build the network."""
+    assert not among(imports(at_import_time(tree_of(path).body)), {"open_clip", "timm", "deepspeed"})
+
+
 def test_help_imports_neither_torch_nor_ray() -> None:
     program = (
         "import sys; from common.cli import main; status = main(['--help']); "

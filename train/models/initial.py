@@ -56,7 +56,7 @@ def load(network: nn.Module, adopt: Adopt, weights: InitialWeights, key: str = "
     try:
         tensors = adopt(published)
         _check(network.state_dict(), tensors)
-    except ValueError as error:
+    except (ValueError, RuntimeError, IndexError) as error:  # the last two: of shapes that no layout has
         raise UsageError(f"{key}: the weights {file} do not fit the recipe's encoder: {error}") from None
     network.load_state_dict(tensors)
     return digest
@@ -77,7 +77,7 @@ def _check(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
         ("it lacks", [name for name in wanted if name not in found]),
         ("the encoder has no", [name for name in found if name not in wanted]),
         (
-            "other shapes have",
+            "of another shape:",
             [
                 f"{name} ({tuple(found[name].shape)}, not {shape})"
                 for name, shape in shapes.items()

@@ -29,7 +29,10 @@ def read(file: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"it is no file of safetensors ({error})") from None
     with file.open("rb") as stream:
-        archive = _without_code(stream) if zipfile.is_zipfile(stream) else None
+        try:
+            archive = _without_code(stream) if zipfile.is_zipfile(stream) else None
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):  # wrong checksum, compressed oddly, encrypted
+            raise ValueError("it is a damaged archive") from None
         content = _load(archive or stream)
     found = dict(_tensors(content)) if isinstance(content, _Scripted) else _unwrapped(content)
     if not found:
@@ -82,7 +85,7 @@ def _objects(stream: Any) -> list[str]:
     """What a file would have Python import, beyond tensors and plain values; read from it without running it."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(stream)
-    except Exception:  # files of an old form are not told of here: torch.load refuses them itself
+    except Exception:  # it reads no files of PyTorch's old form; torch.load refuses objects in these as well
         return []
     finally:
         stream.seek(0)
@@ -94,8 +97,8 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict):
         return {}
-    tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    if all(str(name).startswith("module.") for name in tensors):  # as DistributedDataParallel saves them
+    tensors = {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+    if all(name.startswith("module.") for name in tensors):  # as DistributedDataParallel saves them
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from bundles import make_bundle
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, resize_pos_embed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from train import job, recipe
 from train.models import initial
 from train.models.clip import ClipOptions
 from train.models.initial import InitialWeights
+from train.models.linear import LinearOptions
+from train.models.registry import check_kinds, import_networks
 from train.models.scoring import load
 
 SHAPE = {"image": 32, "patch": 8, "dim": 32, "depth": 2, "heads": 2, "projection": 16}
@@ -86,6 +90,15 @@ def test_the_archive_that_openai_publishes_is_taken(tmp_path: Path) -> None:
     scripted.half().save(tmp_path / "ViT-B-16.pt")
     assert torch.jit.load(tmp_path / "ViT-B-16.pt").state_dict()["visual.conv1.weight"].dtype == torch.float16
     same(started(tmp_path / "ViT-B-16.pt"), theirs.float().encode_image)
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(64, 64)).save(tmp_path / "damaged.pt")
+    content = bytearray((tmp_path / "damaged.pt").read_bytes())
+    content[8000] ^= 1  # in a tensor
+    (tmp_path / "damaged.pt").write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be read: it is a damaged archive"):
+        started(tmp_path / "damaged.pt")
 
 
 def test_weights_in_half_precision_in_openai_s_names_are_taken(tmp_path: Path) -> None:
@@ -169,6 +182,17 @@ def test_the_published_sizes_are_those_of_open_clip(name: str, options: dict[str
         ours = ClipOptions(**options).build()
     assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
     assert str(ours) == str(theirs)
+
+
+def test_open_clip_is_imported_once_for_all_workers_of_a_bundle_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_bundle(tmp_path / "bundle", ClipOptions(**SHAPE), LinearOptions(), {"crop": [0, 0, 32], "size": 32}, 32)
+    monkeypatch.delitem(sys.modules, "open_clip")
+    check_kinds(made)
+    assert "open_clip" not in sys.modules
+    import_networks(made.manifest)
+    assert "open_clip" in sys.modules
 
 
 @pytest.mark.slow

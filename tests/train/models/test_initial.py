@@ -291,8 +291,8 @@ def test_a_run_goes_on_from_the_weights_of_mae_init_and_says_which_they_were(
     [
         ({"depth": 1}, r"the encoder has no blocks\.1\.norm1\.weight, blocks\.1\.norm1\.bias, \S+ and 9 more$"),
         ({"depth": 3}, r"it lacks blocks\.2\.norm1\.weight, blocks\.2\.norm1\.bias, \S+ and 9 more$"),
-        ({"channels": 1}, r"other shapes have patch_embed\.weight \(\(32, 192\), not \(32, 64\)\)$"),
-        ({"dim": 64}, r"other shapes have cls_token \(\(32,\), not \(64,\)\), "),
+        ({"channels": 1}, r"of another shape: patch_embed\.weight \(\(32, 192\), not \(32, 64\)\)$"),
+        ({"dim": 64}, r"of another shape: cls_token \(\(32,\), not \(64,\)\), "),
     ],
 )
 def test_weights_of_another_shape_are_refused_with_the_first_names_that_differ(
@@ -309,6 +309,14 @@ def test_weights_of_another_kind_of_network_are_refused_with_the_names_of_both(t
     save_file(nn.Linear(3, 4).state_dict(), tmp_path / "linear.safetensors")
     with pytest.raises(UsageError, match=r"it lacks cls_token, .* and 26 more; the encoder has no \w+, \w+$"):
         started(tmp_path / "linear.safetensors")
+
+
+@pytest.mark.parametrize("name", ["cls_token", "pos_embed", "patch_embed.proj.weight"])
+def test_published_names_with_shapes_of_their_own_are_refused(tmp_path: Path, name: str) -> None:
+    torch.save(PaperMae().encoder() | {name: torch.ones(5)}, tmp_path / "odd.pth")
+    with pytest.raises(UsageError, match=r"odd\.pth do not fit the recipe's encoder: ") as refused:
+        started(tmp_path / "odd.pth")
+    assert "\n" not in str(refused.value)
 
 
 class Trap:
@@ -346,6 +354,7 @@ def test_a_file_with_code_is_refused_and_its_code_does_not_run(tmp_path: Path, z
         ("empty.pth", b"", "it is damaged, of another format"),
         ("text.safetensors", b"hello, I am no weights", "it is no file of safetensors"),
         ("list.pth", [1, 2], "it holds no weights by name"),
+        ("numbered.pth", {0: torch.ones(2)}, "it holds no weights by name"),
     ],
 )
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, name: str, content: Any, sentence: str) -> None:

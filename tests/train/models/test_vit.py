@@ -52,7 +52,7 @@ def test_the_default_sizes_are_those_of_the_paper() -> None:
     assert 25.5e6 < count - encoder < 26.5e6
 
 
-def test_a_quarter_of_the_patches_is_seen_those_with_the_least_noise() -> None:
+def test_the_encoder_sees_the_quarter_of_the_patches_with_the_least_noise() -> None:
     model = MaskedAutoencoder(SMALL, DECODER)
     noise = torch.rand(5, 16)
     rebuilt, hidden = model(torch.randn(5, 1, 16, 16), noise)
@@ -67,7 +67,7 @@ def test_the_number_of_patches_that_are_seen_is_rounded_down(image: int, ratio: 
     assert MaskedAutoencoder(SMALL.model_copy(update={"image": image, "patch": 16}), DECODER, ratio).kept == seen
 
 
-def test_hidden_patches_have_no_part_in_what_is_painted() -> None:
+def test_what_hidden_patches_show_does_not_change_the_predictions() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(SMALL, DECODER).eval()
     images, noise = torch.randn(2, 1, 16, 16), torch.rand(2, 16)
@@ -77,12 +77,12 @@ def test_hidden_patches_have_no_part_in_what_is_painted() -> None:
     grid = covered.reshape(2, 4, 4, 4, 4, 1).permute(0, 5, 1, 3, 2, 4).reshape(2, 1, 16, 16)
     again, _ = model(grid, noise)
     torch.testing.assert_close(rebuilt, again)
-    # and the patches that are seen do
+    # but what the others show does
     other, _ = model(images + 1, noise)
     assert (other - rebuilt).abs().max() > 1e-3
 
 
-def test_hidden_patches_are_painted_each_in_its_own_way() -> None:
+def test_each_hidden_patch_has_a_prediction_of_its_own() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(SMALL, DECODER).eval()
     rebuilt, hidden = model(torch.randn(1, 1, 16, 16), torch.rand(1, 16))
@@ -133,7 +133,7 @@ def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
         VitOptions(**{"image": 64, "patch": 8, "dim": 128, "heads": 4, **wrong})
 
 
-def test_blocks_are_timm_s_parameters_and_results() -> None:
+def test_blocks_have_the_parameters_and_the_results_of_timm_s() -> None:
     from timm.models.vision_transformer import Block as Theirs
 
     torch.manual_seed(3)
