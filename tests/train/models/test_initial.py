@@ -172,6 +172,26 @@ def test_weights_of_timm_are_taken_with_the_class_token_as_the_feature(tmp_path:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_tiny_patch16_224", {"dim": 192, "heads": 3}),
+        ("vit_small_patch32_224", {"dim": 384, "heads": 6, "patch": 32}),
+        ("vit_base_patch16_384", {"image": 384}),
+        ("vit_large_patch14_224", {"dim": 1024, "depth": 24, "heads": 16, "patch": 14}),
+        ("vit_huge_patch14_224", {"dim": 1280, "depth": 32, "heads": 16, "patch": 14}),
+    ],
+)
+def test_every_size_of_timm_s_plain_transformers_fits_with_its_sizes_as_keys(
+    name: str, options: dict[str, int]
+) -> None:
+    chosen = VitOptions(**options, positions="trained", pool="token")
+    with torch.device("meta"):
+        theirs = chosen.adopt(timm.create_model(name).state_dict())
+        ours = chosen.build().state_dict()
+    assert {name: tensor.shape for name, tensor in theirs.items()} == {n: tensor.shape for n, tensor in ours.items()}
+
+
 def test_the_positions_of_another_size_of_picture_are_resampled_as_timm_does(tmp_path: Path) -> None:
     theirs = of_timm()
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
