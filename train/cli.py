@@ -98,6 +98,34 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> 
         click.echo(_as_table(metrics))
 
 
+@click.command()
+@click.argument("bundle")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@_force
+@click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
+def export(bundle: str, out: Path, force: bool, json: bool) -> None:
+    """Write the encoder and the heads of a BUNDLE as ONNX files, for programs without mien.
+
+    OUT is a bundle, too: ONNX Runtime then runs its encoder. onnx.json in it says what the files take and give.
+    """
+    _quiet_threads()
+    from common.bundle.folder import Bundle, check_destination, refuse_to_replace
+    from common.cli import emit_json
+    from train import export as export_
+
+    check_destination(out)
+    if not force:
+        refuse_to_replace(out)
+    made, graphs = export_.export(Bundle.open(bundle), out)
+    differences = {f"{name}.onnx": graph.difference for name, graph in graphs.items()}
+    if json:
+        emit_json({"bundle": str(made.path), "id": made.manifest.id, "largest_difference": differences})
+        return
+    for name, difference in differences.items():
+        click.echo(f"{name:<13} differs from the bundle by {difference:.1e} at most")
+    click.echo(f"{made.manifest.name} {made.manifest.id} in {made.path}")
+
+
 def _as_table(metrics: Mapping[str, Any]) -> str:
     """A line for each metric, the numbers below one another."""
     rows = [

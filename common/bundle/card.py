@@ -40,7 +40,8 @@ def card(manifest: BundleManifest) -> str:
 def _lines(manifest: BundleManifest) -> Iterator[str]:
     origin = manifest.origin
     yield f"# {manifest.name}\n"
-    yield f"Bundle `{manifest.id}`, written by mien {manifest.code_version}.\n"
+    written = f"written by mien {manifest.code_version}" if origin is None else "imported by mien"
+    yield f"Bundle `{manifest.id}`, {written}.\n"
     yield f"* Intended use: {manifest.intended_use}"
     yield f"* Licence: {manifest.licence}"
     if origin is not None:

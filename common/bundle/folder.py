@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from common.bundle import weights as weights_
@@ -98,10 +99,14 @@ def refuse_to_replace(folder: Path, lake: Lake | None = None) -> None:
 
 
 def write(
-    folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Mapping[str, torch.Tensor] | bytes]
+    folder: Path,
+    manifest: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, torch.Tensor] | bytes],
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
     """Writes a bundle: `manifest` holds the fields of `BundleManifest` except `id` and `files`, `weights` the tensors
-    of each file, or its bytes as they are. Its model card is written from these.
+    of each file, or its bytes as they are. Its model card is written from these. `beside`: files for other programs,
+    which are no part of the bundle.
 
     The folder appears whole or not at all; who may read it is for the umask to say. A bundle that was there is replaced
     (a kill between the two renames leaves it beside, as `.<name>.<8 hex digits>.old`); `UsageError` for any other
@@ -121,6 +126,8 @@ def write(
         checked = complete({**manifest, "files": files})
         (scratch / MANIFEST).write_text(json.dumps(checked.model_dump(mode="json"), indent=2) + "\n", "utf-8")
         (scratch / CARD).write_text(card(checked), "utf-8")
+        for name, content in beside.items():
+            (scratch / name).write_bytes(content)
         _install(scratch, folder)
     except OSError as error:
         raise MienError(f"the bundle {folder} cannot be written: {error.strerror or error}") from error

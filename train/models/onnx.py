@@ -52,7 +52,9 @@ class OnnxOptions(EncoderOptions):
         return sum(output.width for output in self.outputs)
 
     def build(self) -> NoReturn:
-        raise UsageError("an encoder of kind onnx comes from `mien import` and cannot be trained: choose another kind")
+        raise UsageError(
+            "an encoder of kind onnx, from `mien import` or `mien export`, cannot be trained: choose another kind"
+        )
 
     def load(self, file: Path, device: str) -> OnnxEncoder:
         return OnnxEncoder(self, file.read_bytes(), device)

@@ -57,7 +57,7 @@ class ScoringModel:
         self.preprocess = preprocess
         self._device = torch.device(device)
         self._dtype = DTYPES[dtype]
-        self._encoder = encoder.to(self._device).eval()
+        self.encoder = encoder.to(self._device).eval()
         for head in self.heads.values():
             head.network.to(self._device).eval()
 
@@ -69,7 +69,7 @@ class ScoringModel:
         """Prepared pictures uint8 [B, C, s, s] -> features float32 [B, D]."""
         with torch.inference_mode(), self._precision():
             inputs = normalise(torch.from_numpy(images).to(self._device), self.preprocess)
-            return _numpy(self._encoder(inputs))
+            return _numpy(self.encoder(inputs))
 
     def predict(
         self, tasks: Iterable[str], features: NDArray[np.float32], valid: NDArray[np.bool_]

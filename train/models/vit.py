@@ -105,11 +105,11 @@ class Vit(nn.Module):
 
     def tokens(self, patches: Tensor, kept: Tensor | None = None) -> Tensor:
         """Patches [B, L, P] of a picture -> tokens [B, 1 + L, D], class token first; `kept` [B, K]: only those."""
-        positions = self.positions.expand(len(patches), -1, -1)
+        positions = self.positions.expand(patches.shape[0], -1, -1)
         if kept is not None:
             patches, positions = _take(patches, kept), _take(positions, kept)
         x = self.patch_embed(patches) + positions
-        x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = torch.cat([self.cls_token.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
         return x
