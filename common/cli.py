@@ -26,7 +26,7 @@ INTERRUPTED = 130
 ARCHIVE = "main"
 # The order of commands in `mien --help`: those that process data, then those that look after a lake.
 ORDER = (
-    *("synth", "ingest", "label", "train", "evaluate", "import", "score"),
+    *("synth", "ingest", "label", "train", "evaluate", "import", "export", "score"),
     *("status", "report", "sql", "plot", "overlay", "erase", "compact", "reconcile", "doctor"),
 )
 
