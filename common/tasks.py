@@ -36,6 +36,9 @@ class Task(ABC):
     missing: ClassVar[float]
     """Stands for NULL in an array of labels."""
 
+    continuous: ClassVar[bool] = False
+    """Whether a frame between two others may have a value between theirs."""
+
     @property
     def known(self) -> tuple[str, ...]:
         """Every output that a head may give; those of `outputs` come first."""
@@ -73,6 +76,7 @@ class Dimensions(Task):
     """Numbers in [-1, 1]; targets are float32 [N, K], NaN where not annotated."""
 
     missing = float("nan")
+    continuous = True
 
     def targets(self, labels: pd.DataFrame) -> NDArray:
         return labels[list(self.label_columns)].to_numpy(np.float32, na_value=np.nan)

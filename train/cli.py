@@ -134,11 +134,14 @@ def _as_table(metrics: Mapping[str, Any]) -> str:
         for key, figure in (value.items() if isinstance(value, Mapping) else [("", value)])
     ]
     width = max((len(name) for name, _ in rows), default=0)
-    shown = (
-        (name, f"{figure:.3f}" if isinstance(figure, float) else "not defined" if figure is None else f"{figure}")
-        for name, figure in rows
-    )
-    return "\n".join(f"{name:<{width}}  {figure:>11}" for name, figure in shown)
+    return "\n".join(f"{name:<{width}}  {_as_figure(figure):>14}" for name, figure in rows)
+
+
+def _as_figure(value: Any) -> str:
+    """A number, the ends of an interval, or names."""
+    if isinstance(value, list):
+        return (".." if isinstance(value[0], float) else ",").join(map(_as_figure, value))
+    return f"{value:.3f}" if isinstance(value, float) else "not defined" if value is None else f"{value}"
 
 
 @click.group("import")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,9 @@ from common.tasks import TASKS
 from common.windows import Windowing
 from train.data.faces import FaceSet
 from train.data.windows import Stretch, shown, stretches
-from train.metrics import chance, measure
+from train.metrics import measure
 from train.models.scoring import ScoringModel
+from train.report import Thresholds, report
 
 _BATCH = 256  # faces per call of the encoder, or of a head without windows
 _WINDOWS = 8  # windows per call of a head
@@ -31,51 +30,37 @@ def encode(model: ScoringModel, faces: FaceSet, chosen: NDArray[np.bool_]) -> ND
     return features
 
 
-def evaluate(model: ScoringModel, faces: FaceSet) -> dict[str, Any]:
-    """Metrics by name over the annotated faces of the validation videos, with chance levels; empty if there are none.
+def evaluate(model: ScoringModel, faces: FaceSet, thresholds: Thresholds | None = None) -> dict[str, Any]:
+    """`train.report` of the model's predictions for the validation videos; empty if there are none."""
+    return report(predictions(model, faces), faces, thresholds or {})
 
-    A task without annotated faces has no metrics, and a metric that is not defined is None. Annotated frames that are
-    not joined to a face are not counted (`Join` says how many there are in all splits).
-    """
+
+def predictions(model: ScoringModel, faces: FaceSet) -> dict[str, NDArray[np.float64]]:
+    """`head_values` by task; empty if there are no validation videos."""
     chosen = np.any(list(faces.validation.values()), axis=0)
     if not chosen.any():
         return {}
     features = encode(model, faces, chosen)
-    found: dict[str, float | None] = {}
-    frames: dict[str, int] = {}
-    for name in model.heads:
-        frames[name] = int((faces.validation[name] & faces.annotated(name)).sum())
-        if frames[name]:
-            measured = measured_head(model, name, features, faces)
-            found |= {metric: None if math.isnan(value) else value for metric, value in measured.items()}
-    by_chance = chance(faces.labels["expr"][faces.validation["expr"]], faces.labels["au"][faces.validation["au"]])
-    return {**found, "chance": asdict(by_chance), "frames": frames}
+    return {name: head_values(model, name, features, faces) for name in model.heads}
 
 
 def measured_head(model: ScoringModel, task: str, features: NDArray[np.float32], faces: FaceSet) -> dict[str, float]:
     """The metrics of the head of a task over its validation videos, from features float32 [N, D] of their faces."""
     rows = faces.validation[task] & faces.annotated(task)
-    # Columns are in the order of `known`, which also numbers the targets. Outputs that the head lacks are 0.
-    known = TASKS[task].known
-    columns = [known.index(output) for output in model.heads[task].outputs]
-    values = np.zeros((len(faces), len(known)))
-    values[:, columns] = predict(model, task, features, faces, faces.validation[task])
-    return measure(task, values[rows], faces.labels[task][rows])
+    return measure(task, head_values(model, task, features, faces)[rows], faces.labels[task][rows])
 
 
-def seen(faces: FaceSet, encoder: FaceSet | None) -> dict[str, dict[str, int]]:
-    """By task, how many videos and labelled frames that validate it are of videos that trained the encoder.
+def head_values(model: ScoringModel, task: str, features: NDArray[np.float32], faces: FaceSet) -> NDArray[np.float64]:
+    """float64 [N, K]: the predictions for the faces of the task's validation videos, zeros for the others.
 
-    encoder: the same faces in the encoder's fold, whose training videos it has seen; None if it was trained on others.
+    Columns are in the order of `known`, which also numbers the targets. Outputs that the head lacks are 0.
     """
-    trained = np.zeros(len(faces), bool)
-    if encoder is not None:
-        trained = np.isin(faces.video, np.unique(encoder.video[encoder.for_encoder()]))
-    rows = {task: faces.validation[task] & faces.annotated(task) & trained for task in TASKS}
-    return {
-        "seen_by_encoder_videos": {task: len(np.unique(faces.video[each])) for task, each in rows.items()},
-        "seen_by_encoder_frames": {task: int(each.sum()) for task, each in rows.items()},
-    }
+    known, chosen = TASKS[task].known, faces.validation[task]
+    columns = np.array([known.index(output) for output in model.heads[task].outputs])
+    values = np.zeros((len(faces), len(known)))
+    if chosen.any():
+        values[np.ix_(np.flatnonzero(chosen), columns)] = predict(model, task, features, faces, chosen)[chosen]
+    return values
 
 
 def predict(

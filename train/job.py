@@ -26,10 +26,11 @@ from train.data import training
 from train.data.crops import CropReader
 from train.data.faces import FaceSet
 from train.data.training import TrainingData
-from train.evaluate import evaluate, seen
+from train.evaluate import evaluate, predictions
 from train.models.options import part, weights_file
 from train.models.scoring import ScoringModel, load
 from train.recipe import DataOptions, Recipe, Selection
+from train.report import Thresholds, report, seen, tuned
 from train.stages import Stages, Trained
 
 
@@ -53,11 +54,13 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
     with loop.process_group():
         trained = stages.run()
     model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, device)
-    metrics = evaluate(model, data.faces)
+    values = predictions(model, data.faces)
+    thresholds = tuned(values, data.faces, {task: head.outputs for task, head in trained.heads.items()})
+    metrics = report(values, data.faces, thresholds)
     if metrics:
         metrics |= seen(data.faces, data.encoder if training.encoder_learns(recipe, data) else None)
     curves.draw(work / f"curves-{out.name}.png", trained.records)
-    return _write(out, recipe, session.precision, data, trained, metrics)
+    return _write(out, recipe, session.precision, data, trained, metrics, thresholds)
 
 
 def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[str, Any]:
@@ -72,7 +75,8 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     )
     reader = CropReader(lake, manifest.preprocess, manifest.crop.size)
     faces = faces_.read(reader, DataOptions(**selection.model_dump(), train=""))  # "" is no video's name
-    metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces)
+    thresholds = {task: head.thresholds for task, head in manifest.heads.items() if head.thresholds}
+    metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces, thresholds)
     if not metrics:
         raise UsageError(f"no face of {faces.source} in the lake {lake.url} belongs to a validation video")
     return metrics | seen(faces, _encoder_of(manifest, reader, faces))
@@ -123,6 +127,7 @@ def _write(
     data: TrainingData,
     trained: Trained,
     metrics: dict[str, Any],
+    thresholds: Thresholds,
 ) -> Bundle:
     faces = data.faces
     counts = {
@@ -139,7 +144,8 @@ def _write(
         "preprocess": recipe.preprocess.model_dump(),
         "crop": recipe.crop.model_dump(),
         "heads": {
-            task: part(recipe.stages[task].model, task) | {"outputs": head.outputs, "threshold": TASKS[task].threshold}
+            task: part(recipe.stages[task].model, task)
+            | {"outputs": head.outputs, "threshold": TASKS[task].threshold, "thresholds": thresholds.get(task)}
             for task, head in trained.heads.items()
         },
         "recipe": recipe.model_dump(mode="json") | {"precision": precision},

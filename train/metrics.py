@@ -6,7 +6,7 @@ integers) never count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +46,12 @@ def expression_f1(predicted: ArrayLike, labels: ArrayLike) -> float:
     return float(np.mean([_f1(predicted == each, labels == each) for each in classes]))
 
 
-def action_unit_f1s(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """F1 of each action unit at 0.5; [N, 12] both, labels -1 where not annotated."""
-    active, labels = np.asarray(probabilities) >= TASKS["au"].threshold, np.asarray(labels)
+def action_unit_f1s(
+    probabilities: ArrayLike, labels: ArrayLike, thresholds: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """F1 of each action unit, at 0.5 but for units that `thresholds` names; [N, 12] both, labels -1 where unknown."""
+    limits = [(thresholds or {}).get(unit, TASKS["au"].threshold) for unit in ACTION_UNITS]
+    active, labels = np.asarray(probabilities) >= np.array(limits, np.float64), np.asarray(labels)
     return {
         unit: _f1(active[labels[:, k] >= 0, k], labels[labels[:, k] >= 0, k] == 1)
         for k, unit in enumerate(ACTION_UNITS)

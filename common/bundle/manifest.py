@@ -30,6 +30,9 @@ class HeadPart(Part):
 
     outputs: tuple[str, ...] = Field(min_length=1, description="names of the values that the head gives, in order")
     threshold: float | None = Field(None, description="probability from which on a class counts as present")
+    thresholds: dict[str, float] | None = Field(
+        None, description="by output: the same, with the highest F1 on the validation videos"
+    )
 
 
 class Preprocess(Config):
@@ -86,6 +89,8 @@ class BundleManifest(Config):
         for name, head in self.heads.items():
             if len(set(head.outputs)) != len(head.outputs) or not set(head.outputs) <= set(TASKS[name].known):
                 raise ValueError(f"'heads.{name}.outputs' must name some of {', '.join(TASKS[name].known)}, each once")
+            if not set(head.thresholds or ()) <= set(head.outputs):
+                raise ValueError(f"'heads.{name}.thresholds' must be of outputs of the head")
         return self
 
 

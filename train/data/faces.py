@@ -19,8 +19,11 @@ from common.lake.layout import Lake, Partition
 from common.tasks import TASKS
 from train.data import labels as labels_
 from train.data.crops import CropReader, Crops, Pictures
+from train.data.faceless import Faceless, faceless
 from train.data.labels import Splits
 from train.recipe import DataOptions
+
+_SHOWN = 5  # videos that a warning names
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,8 @@ class FaceSet:
     targets that `common.tasks` makes of annotations, a row for each face. train, validation: by task, bool [N], the
     faces of videos of that split and pattern; no video is in both. withheld: videos with training labels that the
     encoder must not see, because they validate a task. picture: int64 [N], the index of each face in `crops`. stated:
-    by task, how many annotations the dataset has. fold: of cross-validation. origin: the bundle's record of the data.
+    by task, how many annotations the dataset has. fold: of cross-validation. annotation: int32 [N], the annotated track
+    whose label a face has, numbered as in `faceless`, -1 for none. origin: the bundle's record of the data.
     """
 
     crops: Crops
@@ -46,6 +50,8 @@ class FaceSet:
     validation: dict[str, NDArray[np.bool_]]
     withheld: tuple[str, ...]
     join: Join
+    annotation: NDArray[np.int32]
+    faceless: Faceless
     stated: dict[str, int]
     fold: int
     source: Partition
@@ -99,7 +105,10 @@ def read(reader: CropReader, data: DataOptions, where: str = "data") -> FaceSet:
         joined, join = join_labels(faces, known)
     log.get("train").info("labels joined", dataset=dataset["dataset"], **join.__dict__)
     trains, validates = (set().union(*sets) for sets in zip(*named.values(), strict=True))
+    _warn_of_longer_labels(known, crops, source)
     video, names = pd.factorize(faces["video"], sort=True)
+    annotation = pd.factorize(known["video"])[0].astype(np.int32)
+    validation = {task: held_out for task, (_, held_out) in splits.items()}
 
     def members(which: int) -> dict[str, NDArray[np.bool_]]:
         return {task: np.isin(names, list(sets[which]))[video] for task, sets in splits.items()}
@@ -117,6 +126,8 @@ def read(reader: CropReader, data: DataOptions, where: str = "data") -> FaceSet:
         validation=members(1),
         withheld=tuple(sorted(trains & validates & set(faces["video"]))),
         join=join,
+        annotation=np.append(annotation, np.int32(-1))[joined],
+        faceless=faceless(known, joined, validation, annotation, pd.Index(names)),
         stated={name: int(task.annotated(task.targets(known)).sum()) for name, task in TASKS.items()},
         fold=data.fold,
         source=source,
@@ -152,6 +163,29 @@ def _values(labels: pd.DataFrame, joined: NDArray[np.int64], splits: Splits) -> 
         found[name] = np.full((len(joined), *targets.shape[1:]), TASKS[name].missing, targets.dtype)
         found[name][known] = targets[joined[known]]
     return found
+
+
+def _warn_of_longer_labels(labels: pd.DataFrame, crops: Crops, source: Partition) -> None:
+    """Says which videos have labels for frames after their last one.
+
+    Aff-Wild2's organisers count one frame more than many videos have. Where every n-th frame was ingested, up to n more
+    may follow the last one.
+    """
+    if source.shipped:
+        return
+    labelled = labels.groupby("base_video")["frame_index"].max().dropna()
+    longer = {}
+    for uri, (last, count) in crops.frames.items():
+        name = PurePosixPath(uri).stem
+        if labelled.get(name, -1) > last + -(-(last + 1) // count):
+            longer[name] = f"{int(labelled[name]) + 1} labelled, {last + 1} in the video"
+    if longer:
+        log.get("train").warning(
+            "labels go on after the last frame of their video: is another video, or a part of it, ingested under that "
+            "name?",
+            videos=len(longer),
+            frames=dict(list(longer.items())[:_SHOWN]),
+        )
 
 
 def _ingest(lake: Lake, source: Partition) -> Any:
