@@ -50,6 +50,8 @@ def _lines(manifest: BundleManifest) -> Iterator[str]:
     yield from (f"* {limit}" for limit in _LIMITS)
     if _selects(manifest.recipe):
         yield "* Weights were selected on the validation videos (`select: best`), so its metrics on them are too high."
+    if "f1_action_units_tuned" in manifest.metrics:
+        yield "* `f1_action_units_tuned` is over the videos that the thresholds were tuned on, so it is too high."
     yield "\n## What it gives\n"
     yield from _table(("task", "values", "head", "windows", "file"), _heads(manifest))
     yield "\n## What it takes\n"

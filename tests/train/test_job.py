@@ -78,6 +78,11 @@ def test_a_bundle_says_how_it_was_made_and_how_good_it_is(trained: tuple[Bundle,
     assert manifest.recipe["precision"] == "float32"
     assert manifest.data["train_videos"] == 4
     assert manifest.data["validation_faces"] == 140
+    assert set(manifest.heads["au"].thresholds or {}) == set(ACTION_UNITS)
+    assert manifest.heads["va"].thresholds is None
+    assert manifest.metrics["f1_action_units_tuned"] >= manifest.metrics["f1_action_units"]
+    assert manifest.metrics["seen_by_encoder_videos"] == {"va": 0, "expr": 0, "au": 0}
+    assert manifest.data["encoder_fold"] == 0
     assert manifest.data["labels"] == {"labels": 420, "joined": 420, "without_face": 0, "ambiguous": 0}
     assert manifest.metrics["frames"] == {"va": 140, "expr": 140, "au": 140}
     assert manifest.metrics["ccc_valence"] > 0.5
@@ -247,6 +252,8 @@ def test_evaluating_the_bundle_again_gives_the_metrics_that_it_states(
     stated = trained[0].manifest.metrics
     assert found["ccc_valence"] == pytest.approx(stated["ccc_valence"], abs=1e-4)
     assert found["chance"] == stated["chance"]
+    assert found["f1_action_units_tuned"] == pytest.approx(stated["f1_action_units_tuned"], abs=1e-4)
+    assert found["seen_by_encoder_frames"] == stated["seen_by_encoder_frames"] == {"va": 0, "expr": 0, "au": 0}
     assert main(["evaluate", str(trained[0].path), "--lake", str(toy_lake), "validation=none"]) == 2
     assert "validation video" in capsys.readouterr().err
     assert main(["evaluate", str(trained[0].path), "--lake", str(toy_lake), "window=30"]) == 2
@@ -269,7 +276,7 @@ def test_training_tells_its_metrics_once_and_last_where_card_and_curves_are(
     out = str(tmp_path / "bundle")
     assert main(["train", toy_recipe, *SHORT, "--lake", str(toy_lake), "--out", out]) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("ccc_valence") == 1
+    assert captured.out.count("\nccc_valence ") == 1
     last = f"see {out}/MODEL_CARD.md; curves, pictures, logs for TensorBoard: {out}.train"
     assert captured.out.splitlines()[-1] == last
     assert "ccc_valence" not in captured.err

@@ -18,8 +18,8 @@ from train import loop, recipe
 from train.data import faces as faces_
 from train.data import training
 from train.data.crops import CropReader
-from train.evaluate import seen
 from train.recipe import DataOptions, Recipe
+from train.report import seen
 from train.stages import Stages
 from train.validation import Kept
 

@@ -181,6 +181,7 @@ def test_an_empty_folder_is_free(tmp_path: Path) -> None:
         {"encoder": {"kind": "mae", "options": {}, "file": "other.safetensors"}},
         {"surprise": 1},
         {"heads": FIELDS["heads"] | {"va": FIELDS["heads"]["va"] | {"threshold": float("nan")}}},
+        {"heads": FIELDS["heads"] | {"va": FIELDS["heads"]["va"] | {"thresholds": {"fear": 0.5}}}},
     ],
 )
 def test_an_inconsistent_manifest_is_refused_and_nothing_is_written(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -262,7 +263,13 @@ def test_a_changed_manifest_is_found(folder: Path, changes: dict[str, Any]) -> N
 def test_a_bundle_written_before_a_field_with_a_default_was_added_is_opened(folder: Path) -> None:
     stored = json.loads((folder / "bundle.json").read_text())
     del stored["crop"]["template"]
-    edit(folder, crop=stored["crop"], id=digest({name: value for name, value in stored.items() if name != "id"}))
+    assert all(head.pop("thresholds") is None for head in stored["heads"].values())
+    edit(
+        folder,
+        crop=stored["crop"],
+        heads=stored["heads"],
+        id=digest({name: value for name, value in stored.items() if name != "id"}),
+    )
     assert Bundle.open(folder).manifest.crop.template == "arcface"
 
 

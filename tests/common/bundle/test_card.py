@@ -100,6 +100,12 @@ def test_it_warns_of_metrics_on_the_videos_that_weights_were_selected_on() -> No
     assert "select: best" not in page(recipe={"heads": {"all": {"select": "last"}}}).split("## Recipe")[0]
 
 
+def test_it_warns_of_metrics_on_the_videos_that_thresholds_were_tuned_on() -> None:
+    assert "tuned" not in page()
+    tuned = FIELDS["metrics"] | {"f1_action_units_tuned": 0.6}
+    assert "`f1_action_units_tuned` is over the videos that the thresholds were tuned on" in page(metrics=tuned)
+
+
 def test_what_is_not_known_is_not_shown() -> None:
     assert "init_sha256" not in page()
 
