@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from train.models.published.published import Published
+    from train.table import Table
 
 from common import environment
 
@@ -33,6 +34,13 @@ def _keys(what: str) -> Callable[[F], F]:
     return add
 
 
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in value.split(",")) if value else ()
+    except ValueError:
+        raise click.BadParameter("should be whole numbers with commas between them, as in 0,1,2") from None
+
+
 _force = click.option("--force", is_flag=True, help="Replace the bundle that is in OUT.")
 
 
@@ -44,12 +52,23 @@ _force = click.option("--force", is_flag=True, help="Replace the bundle that is 
 @click.option(
     "--work", type=click.Path(path_type=Path), help="Folder for logs and finished stages. [default: OUT.train]"
 )
+@click.option("--seeds", metavar="N,N...", callback=_numbers, help="Of a study: each of its runs once for each seed.")
 @_force
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
 def train(
-    recipe: str, overrides: tuple[str, ...], lake: str, out: Path, work: Path | None, force: bool, json: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    lake: str,
+    out: Path,
+    work: Path | None,
+    seeds: tuple[int, ...],
+    force: bool,
+    json: bool,
 ) -> None:
     """Train RECIPE, a name or a YAML file, on the faces and labels of a lake; writes a bundle.
+
+    A study (abaw6, abaw8, or a YAML file) trains a bundle for each row of a published table that is not in OUT yet,
+    and prints the table. KEY=VALUE then holds for all of its runs.
 
     Each finished stage is kept in the work folder: the same command run again goes on with the stage that was cut off,
     and recipes that share the folder (--work) train a stage once if they have it in common. init=FILE of another run
@@ -60,9 +79,14 @@ def train(
     from common.bundle.card import CARD
     from common.cli import emit_json
     from common.lake.layout import Lake
-    from train import job
+    from train import job, study
     from train import recipe as recipe_
 
+    if study.is_study(recipe):
+        table = job.run_study(study.load(recipe, overrides, seeds), Lake(lake), out, work, force=force)
+        return _show_table(table, json)
+    if seeds:
+        raise click.UsageError("--seeds is for studies: a recipe takes seed=N")
     made = job.run(recipe_.load(recipe, overrides), Lake(lake), out, work, force=force)
     manifest = made.manifest
     if json:
@@ -73,29 +97,52 @@ def train(
         click.echo(
             f"see {made.path / CARD}; curves, pictures, logs for TensorBoard: {job.work_folder(made.path, work)}"
         )
+    return None
 
 
 @click.command()
 @click.argument("bundle")
 @_keys("BUNDLE")
-@click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
+@click.option("--lake", help="Folder or s3://bucket/prefix of the lake; a study's folder can do without.")
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
-def evaluate(bundle: str, overrides: tuple[str, ...], lake: str, json: bool) -> None:
+def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, json: bool) -> None:
     """Compare a BUNDLE's scores with the labels of a lake's validation videos.
 
-    KEY=VALUE: dataset, archive, faces, ingest, fold or validation, as in a recipe's data. [default: the bundle's]
+    BUNDLE may be the folder that a study was trained to: its table is printed as it was measured after training, or
+        measured again on the lake that is named.
+
+        KEY=VALUE: dataset, archive, faces, ingest, fold or validation, as in a recipe's data. [default: the bundle's]
     """
     _quiet_threads()
     from common.bundle.folder import Bundle
     from common.cli import emit_json
     from common.lake.layout import Lake
-    from train import job
+    from train import job, study
 
+    if study.is_folder(bundle):
+        if overrides:
+            raise click.UsageError(
+                "the bundles of a study are compared with the labels of their recipes: leave out KEY=VALUE"
+            )
+        made = study.stored(Path(bundle))
+        return _show_table(job.tabulate(made, Path(bundle), Lake(lake) if lake else None), json)
+    if lake is None:
+        raise click.UsageError("Missing option '--lake'.")
     metrics = job.evaluate_bundle(Bundle.open(bundle), Lake(lake), overrides)
     if json:
         emit_json(metrics)
     else:
         click.echo(_as_table(metrics))
+    return None
+
+
+def _show_table(table: Table, json: bool) -> None:
+    from common.cli import emit_json
+
+    if json:
+        emit_json({"title": table.title, "headings": table.headings, "rows": table.rows, "notes": table.notes})
+    else:
+        click.echo(table.as_text())
 
 
 @click.command()

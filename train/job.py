@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 import common
-from common import config, environment
+from common import config, environment, log
 from common.bundle import folder
 from common.bundle.folder import Bundle
-from common.bundle.manifest import BundleManifest
+from common.bundle.manifest import MANIFEST, BundleManifest
 from common.errors import UsageError
 from common.lake.layout import Lake
 from common.tasks import TASKS
 from train import curves, loop
+from train import table as tables
 from train.data import faces as faces_
 from train.data import training
 from train.data.crops import CropReader
@@ -32,6 +33,9 @@ from train.models.scoring import ScoringModel, load
 from train.recipe import DataOptions, Recipe, Selection
 from train.report import Thresholds, report, seen, tuned
 from train.stages import Stages, Trained
+from train.study import FILE as STUDY
+from train.study import Run, Study
+from train.table import Table
 
 
 def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, force: bool = False) -> Bundle:
@@ -80,6 +84,61 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     if not metrics:
         raise UsageError(f"no face of {faces.source} in the lake {lake.url} belongs to a validation video")
     return metrics | seen(faces, _encoder_of(manifest, reader, faces))
+
+
+def run_study(study: Study, lake: Lake, out: Path, work: Path | None = None, *, force: bool = False) -> Table:
+    """Trains the study's runs, each to the bundle `<out>/<run>`; writes the table of all into `out`.
+
+    A run whose bundle is there is not trained again. All share the folder `work`, so a stage that several of them have
+    in common is trained once. Raises UsageError for a bundle that was made by other settings, unless `force`.
+    """
+    out = Path(os.path.abspath(out))
+    work = work_folder(out, work)
+    missing = [each for each in study.runs() if not _is_made(each, out, force)]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / STUDY).write_text(study.model_dump_json(indent=2) + "\n")
+    for number, each in enumerate(missing, 1):
+        log.get("train").info("run of a study", run=each.name, number=number, of=len(missing))
+        run(each.recipe(), lake, out / each.name, work, force=force)
+        tabulate(study, out)
+    return tabulate(study, out)
+
+
+def tabulate(study: Study, out: Path, lake: Lake | None = None) -> Table:
+    """Writes the table of the study's bundles in `out` as text, Markdown and picture beside them, and returns it.
+
+    Its metrics are those measured after training, or measured now on `lake`.
+    """
+    from train import table_picture  # matplotlib takes long to import
+
+    made = {each: Bundle.open(str(out / each.name)) for each in study.runs() if (out / each.name / MANIFEST).is_file()}
+    table = tables.made(
+        study,
+        {
+            each: bundle.manifest.metrics if lake is None else evaluate_bundle(bundle, lake, ())
+            for each, bundle in made.items()
+        },
+    )
+    (out / "table.txt").write_text(table.as_text() + "\n")
+    (out / "table.md").write_text(table.as_markdown())
+    table_picture.draw(table, out / "table.png")
+    return table
+
+
+def _is_made(each: Run, out: Path, force: bool) -> bool:
+    """Whether the run's bundle is in `out`. Raises UsageError for one of other settings, unless `force`."""
+    made = out / each.name
+    if not (made / MANIFEST).is_file():
+        return False
+    stated = Bundle.open(str(made)).manifest.recipe
+    wanted = each.recipe().model_dump(mode="json")
+    if all(stated.get(key) == value for key, value in wanted.items() if key != "precision"):
+        return True
+    if force:
+        return False
+    raise UsageError(
+        f"the bundle {made} was trained with other settings: name another --out, or replace it with --force"
+    )
 
 
 def _encoder_of(manifest: BundleManifest, reader: CropReader, faces: FaceSet) -> FaceSet | None:

@@ -181,8 +181,10 @@ class Recipe(Config):
     crop: Crop = Crop(size=112)
     preprocess: Preprocess
     encoder: AnyEncoder
-    init: InitialWeights | None = Field(
-        None, description="weights of an encoder to start from, in place of pretraining; init: FILE is a short form"
+    init: Literal["random"] | InitialWeights | None = Field(
+        None,
+        description="weights of an encoder to start from, in place of pretraining; init: FILE is a short form; random: "
+        "none, also for an encoder that no stage trains",
     )
     mae: MaeStage | None = Field(None, description="pretraining of the encoder by masked pictures; null: none")
     finetune: FinetuneStage | None = Field(description="tuning of all the encoder's weights; null: none")
@@ -192,6 +194,11 @@ class Recipe(Config):
         "that it has seen videos that validate in others",
     )
     heads: dict[str, HeadStage] = Field(min_length=1, description="groups of heads of one shape, by a name of your own")
+
+    @property
+    def weights(self) -> InitialWeights | None:
+        """What the encoder starts from; None: random weights."""
+        return None if self.init == "random" else self.init
 
     @property
     def stages(self) -> dict[str, HeadStage]:
@@ -212,7 +219,9 @@ class Recipe(Config):
         if self.mae is not None and not self.encoder.can_be_masked:
             raise ValueError(f"mae cannot pretrain an encoder of kind {self.encoder.kind}: leave mae out")
         if self.finetune is None and self.mae is None and self.init is None:
-            raise ValueError("finetune: null leaves the encoder as it began, untrained: give it mae or init")
+            raise ValueError(
+                "finetune: null leaves the encoder untrained: give it mae or init, or say init: random if it is meant"
+            )
         mean, std = self.preprocess.mean, self.preprocess.std
         if (mean, std) != (None, None) and {len(mean or ()), len(std or ())} != {channels(self.preprocess)}:
             raise ValueError("preprocess.mean and preprocess.std must both hold a value for each channel")

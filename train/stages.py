@@ -62,7 +62,8 @@ class Stages:
         self._records: dict[str, dict[str, Any]] = {}
         torch.manual_seed(recipe.seed)
         self._encoder = recipe.encoder.build()
-        self._init = None if recipe.init is None else initial.load(self._encoder, recipe.encoder.adopt, recipe.init)
+        start = recipe.weights
+        self._init = None if start is None else initial.load(self._encoder, recipe.encoder.adopt, start)
         parts = {"preprocess", "crop", "encoder", "seed", "zero"}
         self._shared: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
             "precision": session.precision,

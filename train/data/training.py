@@ -34,7 +34,7 @@ def read(recipe: Recipe, lake: Lake) -> TrainingData:
     fold = encoder_fold(recipe)
     encoder = faces if fold == recipe.data.fold else faces_.read(reader, recipe.data.model_copy(update={"fold": fold}))
     _check(recipe, faces, encoder, lake)
-    if recipe.mae is None or recipe.init is not None:
+    if recipe.mae is None or recipe.weights is not None:
         return TrainingData(faces, encoder, None)
     chosen = encoder.pictures(encoder.for_encoder())
     if recipe.mae.data:

@@ -1,0 +1,125 @@
+"""The table of a study: what its runs reached, by variant and fold, beside what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from train.study import Run, Study, Variant
+
+COLUMNS = {
+    "valence": ("ccc_valence",),
+    "arousal": ("ccc_arousal",),
+    "mean VA": ("ccc_valence", "ccc_arousal"),
+    "expression": ("f1_expression",),
+    "action units": ("f1_action_units",),
+}
+"""Heading of a column -> the metrics whose mean it shows."""
+CHANCE = {
+    "expression": ("expression_f1_majority", "expression_f1_random"),
+    "action units": ("action_unit_f1_all_ones", "action_unit_f1_random"),
+}
+MEAN = "ccc_mean"  # where a publication has only the mean of both
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings, and rows of cells as they are shown; `notes` belong below it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """The table in columns of equal width."""
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        shown = [
+            "  ".join(
+                cell.ljust(width) if column < 2 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.title, *shown, *self.notes])
+
+    def as_markdown(self) -> str:
+        """The table as GitHub's Markdown."""
+        ruler = ["---" if column < 2 else "---:" for column in range(len(self.headings))]
+        lines = ["| " + " | ".join(line) + " |" for line in (self.headings, ruler, *self.rows)]
+        return "\n".join([f"# {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes), ""])
+
+
+def made(study: Study, metrics: Mapping[Run, Mapping[str, Any]]) -> Table:
+    """The table of these runs' metrics; a run that is not among them shows `-`."""
+    rows: list[tuple[str, ...]] = []
+    for name, variant in study.variants.items():
+        by_fold = {
+            fold: [metrics[run] for run in study.runs() if (run.variant, run.fold) == (name, fold) and run in metrics]
+            for fold in variant.folds
+        }
+        for fold, found in by_fold.items():
+            rows.append((variant.title, str(fold), *_cells(found, variant, fold)))
+        if len(by_fold) > 1 and all(by_fold.values()):
+            every = [each for found in by_fold.values() for each in found]
+            rows.append((variant.title, "mean", *_shown(_reached(every)), *[MISSING] * len(COLUMNS)))
+    if metrics:
+        rows.append(("by chance", "", *_shown(_by_chance(metrics.values())), *[MISSING] * len(COLUMNS)))
+    headings = ["model", "fold", *COLUMNS, *(f"published {name}" for name in COLUMNS)]
+    kept = [n for n in range(len(headings)) if n < 2 + len(COLUMNS) or any(row[n] != MISSING for row in rows)]
+    lines = [tuple(line[n] for n in kept) for line in (headings, *rows)]
+    return Table(study.title, lines[0], tuple(lines[1:]), tuple(_notes(study, metrics)))
+
+
+def _cells(found: Sequence[Mapping[str, Any]], variant: Variant, fold: int) -> list[str]:
+    published = _reached([variant.published[fold]]) if fold in variant.published else {}
+    return [*_shown(_reached(found)), *_shown(published)]
+
+
+def _reached(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """By column, the values of all runs that have its metrics."""
+    found: dict[str, list[float]] = {heading: [] for heading in COLUMNS}
+    for metrics in runs:
+        for heading, wanted in COLUMNS.items():
+            values = [value for value in (metrics.get(name) for name in wanted) if value is not None]
+            if len(values) == len(wanted):
+                found[heading].append(fmean(values))
+        if MEAN in metrics:
+            found["mean VA"].append(metrics[MEAN])
+    return found
+
+
+def _shown(columns: Mapping[str, Sequence[float]]) -> list[str]:
+    """A cell for each column: the mean, and the standard deviation over several seeds or folds."""
+    return [_cell(columns.get(heading, ())) for heading in COLUMNS]
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return MISSING
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _by_chance(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """What the better of the guesses of `train.metrics.Chance` reaches, in the mean over all runs."""
+    found: dict[str, list[float]] = {heading: [] for heading in COLUMNS}
+    for chance in (metrics["chance"] for metrics in runs if "chance" in metrics):
+        for heading in COLUMNS:
+            found[heading].append(max(chance[name] for name in CHANCE.get(heading, ("ccc",))))
+    return {heading: [fmean(values)] if values else [] for heading, values in found.items()}
+
+
+def _notes(study: Study, metrics: Mapping[Run, Mapping[str, Any]]) -> Iterable[str]:
+    yield "Concordance (CCC) for valence and arousal, macro-F1 of 8 expressions, mean F1 of 12 action units at 0.5."
+    if len(study.seeds) > 1:
+        yield f"Mean ± standard deviation over the seeds {', '.join(map(str, study.seeds))}; of means, over all runs."
+    elif any(len(variant.folds) > 1 for variant in study.variants.values()):
+        yield "Mean ± standard deviation over the folds."
+    missing = [run.name for run in study.runs() if run not in metrics]
+    if missing:
+        yield f"Not trained yet: {', '.join(missing)}."
+    yield f"Published: {study.source}"
