@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,6 +81,7 @@ def train(
     from common.lake.layout import Lake
     from train import job, study
     from train import recipe as recipe_
+    from train.report_text import as_text
 
     if study.is_study(recipe):
         table = job.run_study(study.load(recipe, overrides, seeds), Lake(lake), out, work, force=force)
@@ -93,7 +94,7 @@ def train(
         emit_json({"bundle": str(made.path), "id": manifest.id, **manifest.metrics})
     else:
         click.echo(f"{manifest.name} {manifest.id} in {made.path}")
-        click.echo(_as_table(manifest.metrics) or "no metrics: the lake has no validation videos")
+        click.echo(as_text(manifest.metrics) or "no metrics: the lake has no validation videos")
         click.echo(
             f"see {made.path / CARD}; curves, pictures, logs for TensorBoard: {job.work_folder(made.path, work)}"
         )
@@ -118,6 +119,7 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, json: bo
     from common.cli import emit_json
     from common.lake.layout import Lake
     from train import job, study
+    from train.report_text import as_text
 
     if study.is_folder(bundle):
         if overrides:
@@ -132,7 +134,7 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, json: bo
     if json:
         emit_json(metrics)
     else:
-        click.echo(_as_table(metrics))
+        click.echo(as_text(metrics))
     return None
 
 
@@ -171,24 +173,6 @@ def export(bundle: str, out: Path, force: bool, json: bool) -> None:
     for name, difference in differences.items():
         click.echo(f"{name:<13} differs from the bundle by {difference:.1e} at most")
     click.echo(f"{made.manifest.name} {made.manifest.id} in {made.path}")
-
-
-def _as_table(metrics: Mapping[str, Any]) -> str:
-    """A line for each metric, the numbers below one another."""
-    rows = [
-        (f"{name} {key}".strip(), figure)
-        for name, value in metrics.items()
-        for key, figure in (value.items() if isinstance(value, Mapping) else [("", value)])
-    ]
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:<{width}}  {_as_figure(figure):>14}" for name, figure in rows)
-
-
-def _as_figure(value: Any) -> str:
-    """A number, the ends of an interval, or names."""
-    if isinstance(value, list):
-        return (".." if isinstance(value[0], float) else ",").join(map(_as_figure, value))
-    return f"{value:.3f}" if isinstance(value, float) else "not defined" if value is None else f"{value}"
 
 
 @click.group("import")

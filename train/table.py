@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from train.report_text import by_chance
 from train.study import Run, Study, Variant
 
 COLUMNS = {
@@ -17,10 +18,6 @@ COLUMNS = {
     "action units": ("f1_action_units",),
 }
 """Heading of a column -> the metrics whose mean it shows."""
-CHANCE = {
-    "expression": ("expression_f1_majority", "expression_f1_random"),
-    "action units": ("action_unit_f1_all_ones", "action_unit_f1_random"),
-}
 MEAN = "ccc_mean"  # where a publication has only the mean of both
 MISSING = "-"
 
@@ -109,7 +106,7 @@ def _by_chance(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {heading: [] for heading in COLUMNS}
     for chance in (metrics["chance"] for metrics in runs if "chance" in metrics):
         for heading in COLUMNS:
-            found[heading].append(max(chance[name] for name in CHANCE.get(heading, ("ccc",))))
+            found[heading].append(by_chance(chance, COLUMNS[heading][0]) or 0.0)
     return {heading: [fmean(values)] if values else [] for heading, values in found.items()}
 
 
@@ -119,6 +116,9 @@ def _notes(study: Study, metrics: Mapping[Run, Mapping[str, Any]]) -> Iterable[s
         yield f"Mean ± standard deviation over the seeds {', '.join(map(str, study.seeds))}; of means, over all runs."
     elif any(len(variant.folds) > 1 for variant in study.variants.values()):
         yield "Mean ± standard deviation over the folds."
+    seen = [run.name for run, found in metrics.items() if any(found.get("seen_by_encoder_videos", {}).values())]
+    if seen:
+        yield f"The encoder was trained on videos that validate: {', '.join(seen)}."
     missing = [run.name for run in study.runs() if run not in metrics]
     if missing:
         yield f"Not trained yet: {', '.join(missing)}."
