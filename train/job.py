@@ -81,8 +81,14 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     faces = faces_.read(reader, DataOptions(**selection.model_dump(), train=""))  # "" is no video's name
     thresholds = {task: head.thresholds for task, head in manifest.heads.items() if head.thresholds}
     metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces, thresholds)
+    where = f"no face of {faces.source} in the lake {lake.url}"
     if not metrics:
-        raise UsageError(f"no face of {faces.source} in the lake {lake.url} belongs to a validation video")
+        raise UsageError(f"{where} belongs to a validation video")
+    if not any(metrics["frames"].values()):
+        raise UsageError(
+            f"{where} has a validation label for {' or '.join(manifest.heads)}, which the bundle gives: name another "
+            f"dataset than {faces.origin['dataset']}"
+        )
     return metrics | seen(faces, _encoder_of(manifest, reader, faces))
 
 

@@ -134,7 +134,11 @@ class MaeStage(StageOptions):
     """Masked autoencoding of faces, by default of those of the training videos of `data`."""
 
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's")
-    data: tuple[MaeSource, ...] = Field((), description="faces to take in place of those of `data`, together")
+    data: tuple[MaeSource, ...] = Field(
+        (),
+        description="faces to take, together, in place of those of `data`: sections with dataset (its training videos "
+        "alone; without it all faces of the archive), archive, faces, ingest and train",
+    )
     decoder: DecoderOptions = DecoderOptions()
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of a picture's patches that are hidden")
     init: InitialWeights | None = Field(

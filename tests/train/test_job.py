@@ -260,6 +260,16 @@ def test_evaluating_the_bundle_again_gives_the_metrics_that_it_states(
     assert "unknown key 'window'" in capsys.readouterr().err
 
 
+def test_a_lake_without_labels_of_what_a_bundle_gives_is_told(
+    short: Bundle, tmp_path: Path, make_lake: Callable, make_faces: Callable, make_labels: Callable, crop_jpeg: Callable
+) -> None:
+    face = {"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.zeros((32, 32, 3), np.uint8))}
+    labels = make_labels("a", 1, "validation", expression=["contempt"])  # no class of the task expr
+    lake = make_lake(tmp_path, {"a": make_faces("a", [face])}, [labels])
+    with pytest.raises(UsageError, match="has a validation label for va or expr or au, which the bundle gives"):
+        job.evaluate_bundle(short, Lake(str(lake)), ())
+
+
 def test_an_evaluation_is_told_as_a_table(short: Bundle, toy_lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(short.path), "--lake", str(toy_lake)]) == 0
     told = {name: figures for name, *figures in map(str.split, capsys.readouterr().out.splitlines()) if figures}

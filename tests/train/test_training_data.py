@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from lakes import put_part
 
+from common.bundle.manifest import BundleManifest
 from common.errors import UsageError
 from common.labels import EXPRESSIONS
 from common.lake.layout import Lake
 from common.tasks import TASKS
-from train import loop, recipe
+from train import job, loop, recipe
 from train.data import faces as faces_
 from train.data import training
 from train.data.crops import CropReader
@@ -136,6 +137,28 @@ def test_pretraining_sees_all_its_sources_and_of_a_dataset_the_training_videos_a
     np.testing.assert_array_equal(
         data.pretraining.images(shuffled), data.pretraining.images(np.arange(len(data.pretraining)))[shuffled]
     )
+
+
+def test_of_an_archive_with_labels_of_two_datasets_pretraining_sees_nothing_that_either_holds_out(
+    tmp_path: Path,
+    toy_recipe: str,
+    make_lake: Callable,
+    make_faces: Callable,
+    make_labels: Callable,
+    crop_jpeg: Callable,
+) -> None:
+    face = {"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.zeros((32, 32, 3), np.uint8))}
+    columns: dict[str, list[Any]] = {"valence": [0.1], "arousal": [0.3], "expression": ["fear"]}
+    columns |= {unit: [1] for unit in TASKS["au"].outputs}
+    splits = {"both": ("train", "train"), "first": ("validation", "train"), "second": ("train", "validation")}
+    mine = [make_labels(name, 1, split, **columns) for name, (split, _) in splits.items()]
+    root = make_lake(tmp_path, {name: make_faces(name, [face]) for name in splits}, mine)
+    for name, (_, split) in splits.items():
+        put_part(Lake(str(root)), "labels", name, make_labels(name, 1, split, **columns), keys={"dataset": "other"})
+    chosen = recipe.load(toy_recipe, ("data.dataset=toy", "mae.data=[{dataset: other}]"))
+    data = training.read(chosen, Lake(str(root)))
+    ((crops, rows),) = data.pretraining.parts if data.pretraining else ()
+    assert crops.keys["uri"].iloc[rows].tolist() == ["/v/both.mp4"]
 
 
 def test_faces_of_two_stages_are_read_once(made: Callable) -> None:
@@ -266,3 +289,19 @@ def test_classes_that_no_label_of_a_fold_has_are_named(made: Callable, caplog: p
     assert [each["event"].split()[-3] for each in told] == ["train", "validation"]
     assert told[0]["classes"] == list(EXPRESSIONS[2:])
     assert told[0]["fold"] == 2
+
+
+def test_what_a_bundles_encoder_has_seen_is_found_in_the_lake_that_it_was_trained_on(
+    made: Callable, lake: Path, toy_recipe: str
+) -> None:
+    _, data = made("data.fold=3", "encoder_fold=official")
+    reader = CropReader(Lake(str(lake)), recipe.load(toy_recipe).preprocess, 32)
+
+    def manifest(**changes: Any) -> BundleManifest:
+        stated = {"encoder_fold": 0, "faces": str(data.faces.source), "dataset": "clips"} | changes
+        return BundleManifest.model_construct(data=stated, recipe={"data": {"train": "*", "validation": "*"}})
+
+    encoder = job._encoder_of(manifest(), reader, data.faces)
+    assert seen(data.faces, encoder)["seen_by_encoder_videos"] == dict.fromkeys(TASKS, 2)
+    for elsewhere in ({"dataset": "pics"}, {"faces": "faces/other"}, {"encoder_fold": None}):
+        assert job._encoder_of(manifest(**elsewhere), reader, data.faces) is None

@@ -70,6 +70,8 @@ def _source(reader: CropReader, source: MaeSource, where: str, data: FaceSet, fo
     same = source.dataset == data.origin["dataset"]
     faces = faces_.read(reader, DataOptions(**source.model_dump(), fold=fold if same else 0), where)
     chosen = faces.for_encoder()
+    if faces.crops is data.crops:  # labelled by two datasets: what validates by either is not seen
+        chosen &= ~np.isin(faces.picture, data.picture[np.any(list(data.validation.values()), axis=0)])
     if not chosen.any():
         raise UsageError(
             f"{where}: no face of {faces.source} in the lake {reader.lake.url} is of a training video of the dataset "
