@@ -166,6 +166,14 @@ class HeadStage(SupervisedStage):
     model: AnyHead
     noise: float = Field(0.0, ge=0, description="standard deviation of noise on the features in training")
 
+    @model_validator(mode="after")
+    def _of_frames(self) -> Self:
+        if self.model.of_clips:
+            raise ValueError(
+                f"should have a model of frames: {self.model.kind} judges clips, and trains its encoder too"
+            )
+        return self
+
 
 class Recipe(Config):
     """A whole run; `init` are the encoder's weights to start fine-tuning from, instead of pretraining.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
 _TOWER = "visual."  # what the names of the image tower begin with in a file of the whole model
+_FARL = ("visual.lm_", "visual.ln_lm.", "visual.mask_token")  # parts of FaRL's pretraining that are not of the tower
 _OPENAI = "input_resolution"  # an entry that only OpenAI's own files have
 
 
@@ -69,10 +70,14 @@ class ClipOptions(EncoderOptions):
         )
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Takes the tower out of a whole model, as OpenAI and open_clip publish them, or by itself."""
+        """Takes the tower out of a whole model, as OpenAI, open_clip and FaRL publish them, or by itself."""
         if _OPENAI in tensors and not self.quick_gelu:
             raise ValueError("it is OpenAI's, whose GELU is approximated: set encoder.quick_gelu=true")
-        tower = {name.removeprefix(_TOWER): tensor for name, tensor in tensors.items() if name.startswith(_TOWER)}
+        tower = {
+            name.removeprefix(_TOWER): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_TOWER) and not name.startswith(_FARL)
+        }
         named = tower or dict(tensors)
         table = named.get("positional_embedding")
         if "class_embedding" in named and table is not None:

@@ -68,6 +68,8 @@ class HeadOptions(Config, ABC):
     kind: str
     windowing: Windowing | None
     """The windows that the head takes; None: single faces."""
+    of_clips: ClassVar[bool] = False
+    """Whether the head judges a window as a whole, and is trained together with its encoder."""
 
     @abstractmethod
     def build(self, features: int, outputs: int) -> nn.Module:

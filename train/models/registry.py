@@ -24,6 +24,7 @@ ENCODERS: Kinds[EncoderOptions] = Kinds(
 HEADS: Kinds[HeadOptions] = Kinds(
     "head",
     {
+        "dfer_clip": "train.models.dfer_clip:DferClipOptions",
         "linear": "train.models.linear:LinearOptions",
         "tcn_transformer": "train.models.tcn_transformer:TcnTransformerOptions",
     },
