@@ -95,6 +95,7 @@ def fit(
     objective.to(session.device)
     # A copy is trained: ZeRO-3 takes a network's weights apart for good, and validation needs a network that is whole.
     engine = _engine(copy.deepcopy(objective).train(), stage, session, schedule.steps)
+    batch_at(0)  # what is made once for all batches, such as features, would be counted as time of the first step
     with StageLog(name, session.work, schedule.steps, stage.batch, log_name or name) as out:
         for step in range(schedule.steps):
             torch.manual_seed(step_seed(session.seed, name, step))
