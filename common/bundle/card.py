@@ -96,20 +96,25 @@ def _file(manifest: BundleManifest, name: str) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """A table of the metrics beside what guessing reaches, and one of what else was counted."""
+    """A table of the metrics with their intervals, beside what guessing reaches, and one of what else was counted."""
     single = {name: value for name, value in metrics.items() if not isinstance(value, Mapping)}
     if not single:
         yield "It was not measured."
         return
-    chance = metrics.get("chance", {})
+    chance, intervals = metrics.get("chance", {}), metrics.get("interval_95", {})
     yield from _table(
-        ("metric", "value", "guessing"),
-        ((name, _text(value), _text(_guessed(name, chance))) for name, value in single.items()),
+        ("metric", "value", "95 % interval", "guessing"),
+        (
+            (name, _text(value), _text(intervals.get(name, "")), _text(_guessed(name, chance)))
+            for name, value in single.items()
+        ),
     )
     others = {name: value for name, value in metrics.items() if isinstance(value, Mapping) and name != "chance"}
-    if others:
+    others |= {"interval_95": {name: value for name, value in intervals.items() if name not in single}}
+    rows = list(_flat(others))
+    if rows:
         yield ""
-        yield from _table(("", ""), _flat(others))
+        yield from _table(("", ""), rows)
 
 
 def _guessed(metric: str, chance: Mapping[str, float]) -> float | str:
