@@ -20,6 +20,7 @@ from common.cli import main
 from common.errors import MienError
 from common.tasks import TASKS
 from train import export
+from train.models.dfer_clip import DferClipOptions
 from train.models.linear import LinearOptions
 from train.models.options import EncoderOptions, HeadOptions, part
 from train.models.registry import ENCODERS, HEADS
@@ -211,5 +212,21 @@ def test_every_kind_of_encoder_can_be_exported(kind: str) -> None:
     assert found.difference < 1e-5
 
 
-def test_every_kind_of_head_is_exported_here() -> None:
-    assert {options.kind for options in HEAD_OPTIONS.values()} == set(HEADS)
+TEXT: dict[str, int] = {"width": 16, "depth": 1, "heads": 2}
+KINDS_OF_HEADS: dict[str, HeadOptions] = {
+    "linear": LinearOptions(),
+    "tcn_transformer": TcnTransformerOptions(**TEMPORAL),
+    "dfer_clip": DferClipOptions(windowing={"window": 12}, text=TEXT, prompts={"conditional": True}),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_every_kind_of_head_can_be_exported(kind: str) -> None:
+    def example(count: int) -> dict[str, Tensor]:
+        features, valid = windows()
+        return {"features": torch.from_numpy(features[:count]), "valid": torch.from_numpy(valid[:count])}
+
+    head = export._Activated(KINDS_OF_HEADS[kind].build(16, 8), TASKS["expr"])
+    found = export._graph("expr", head, example, "values")
+    assert found.output == {"values": ["batch", 12, 8]}
+    assert found.difference < 1e-5

@@ -142,7 +142,7 @@ class LearnedTexts(nn.Module):
     def _texts_of(self, shift: Tensor) -> Tensor:
         """Text features [N, K, D] with the context shifted by [N, W]."""
         prompts = self.prompts(shift)
-        ends = self.prompts.ends.repeat(len(prompts))
+        ends = self.prompts.ends.expand(prompts.shape[:2]).flatten()
         return self.tower(prompts.flatten(0, 1), ends).unflatten(0, prompts.shape[:2])
 
     @torch.no_grad()

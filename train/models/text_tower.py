@@ -71,5 +71,5 @@ class TextTower(nn.Module):
 
     def forward(self, prompts: Tensor, ends: Tensor) -> Tensor:
         x = self.transformer(prompts + self.positional_embedding, attn_mask=self.mask)
-        last = x[torch.arange(len(x), device=x.device), ends]
+        last = x.gather(1, ends[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
         return self.ln_final(last) @ self.text_projection
