@@ -17,6 +17,7 @@ from common.tasks import TASKS
 DRAWS = 1000
 LEVEL = 0.95
 _SEED = 0
+_HELD = 10_000_000  # numbers: a dataset of pictures has as many videos
 
 
 def intervals(
@@ -28,8 +29,11 @@ def intervals(
     where the metric is not defined. The mean over videos of `per_video` is called per_video_<metric>.
     """
     count = len(np.unique(video))
-    weights = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), DRAWS)
-    drawn = resampled(task, predictions, targets, video, weights)
+    rng, shares = np.random.default_rng(_SEED), np.full(count, 1 / count)
+    at_once = max(1, _HELD // count)
+    sizes = [min(at_once, DRAWS - done) for done in range(0, DRAWS, at_once)]
+    pieces = [resampled(task, predictions, targets, video, rng.multinomial(count, shares, size)) for size in sizes]
+    drawn = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return {name: _middle(values) if count > 1 else None for name, values in drawn.items()}
 
 

@@ -73,6 +73,15 @@ def test_intervals_are_the_same_in_every_run_and_those_of_a_plain_loop() -> None
     np.testing.assert_allclose(found, np.percentile(values, [2.5, 97.5]), atol=0.005)
 
 
+def test_draws_that_are_made_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions, targets, video = sample("va", 2)
+    whole = bootstrap.intervals("va", predictions, targets, video)
+    monkeypatch.setattr(bootstrap, "_HELD", 7 * len(np.unique(video)))
+    pieces = bootstrap.intervals("va", predictions, targets, video)
+    for name, interval in whole.items():
+        np.testing.assert_allclose(pieces[name] or (), interval or (), atol=1e-12)
+
+
 def test_an_interval_covers_what_all_videos_of_the_world_would_give() -> None:
     """95 % of such intervals should; of 100, fewer than 85 or all would be chance in one of 10,000 tests."""
     covered = 0

@@ -54,9 +54,9 @@ def test_a_track_without_a_face_and_a_clip_without_one_get_no_prediction() -> No
 
 
 @pytest.fixture
-def gaps(
+def reader(
     tmp_path: Path, make_lake: Callable, make_faces: Callable, make_labels: Callable, crop_jpeg: Callable
-) -> FaceSet:
+) -> CropReader:
     """Videos a and b of five frames validate: a has no face in frame 2, and both a sixth label. c is not there."""
     crop = crop_jpeg(np.full((32, 32, 3), 90, np.uint8))
 
@@ -79,7 +79,12 @@ def gaps(
     held_out = [labels(name, "validation") for name in "abc"]
     lake = make_lake(tmp_path, made, [*held_out, labels("t", "train")])
     preprocess = recipe.load("demo").preprocess.model_copy(update={"crop": (0, 0, 32), "size": 16})
-    return faces_.read(CropReader(Lake(str(lake)), preprocess, 32), DataOptions())
+    return CropReader(Lake(str(lake)), preprocess, 32)
+
+
+@pytest.fixture
+def gaps(reader: CropReader) -> FaceSet:
+    return faces_.read(reader, DataOptions())
 
 
 def values(faces: FaceSet) -> dict[str, np.ndarray]:
@@ -108,6 +113,14 @@ def test_both_policies_for_labelled_frames_without_a_face_are_reported_side_by_s
     expected = metrics.expression_f1(probabilities.argmax(1), labels)
     assert found["all_labelled"]["f1_expression"] == pytest.approx(expected)
     assert set(found["all_labelled"]) == {"ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units"}
+
+
+def test_labels_of_videos_that_are_not_chosen_count_in_neither_policy(reader: CropReader) -> None:
+    faces = faces_.read(reader, DataOptions(validation="b"))
+    found = report(values(faces), faces, {})
+    assert found["frames"] == dict.fromkeys(TASKS, 5)
+    assert found["frames_all_labelled"] == dict.fromkeys(TASKS, 6)
+    assert found["frames_left_out"] == dict.fromkeys(TASKS, 0)
 
 
 def test_means_over_videos_and_intervals_stand_beside_the_pooled_metrics(gaps: FaceSet) -> None:
