@@ -192,7 +192,7 @@ def test_a_source_of_pretraining_that_cannot_be_taken_is_refused_by_its_key(
     [
         (
             ("finetune=null", "mae=null"),
-            "finetune: null leaves the encoder as it began, untrained: give it mae or init",
+            "finetune: null leaves the encoder untrained: give it mae or init",
         ),
         (("mae.data=[{archive: a, train: x}]",), r"'mae\.data\.0' should name the dataset whose training videos"),
         (("data.fold=5",), r"'data\.fold' should be less than or equal to 4, not 5"),
