@@ -231,6 +231,31 @@ def onnx(file: Path, description: Path, sha256: str | None, out: Path, force: bo
     _write(source.published(file, stated, sha256), out, force, json)
 
 
+@import_.command("dfer-clip")
+@click.argument("file", type=_file)
+@click.option(
+    "--dataset",
+    type=click.Choice(["dfew", "ferv39k", "mafw"]),
+    help="What FILE was trained on. [default: dfew for 7 classes, mafw for 11]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="How long the clips were that it was trained on. [default: as those of the dataset]",
+)
+@_sha256
+@_out
+@_force
+@_json
+def dfer_clip(
+    file: Path, dataset: str | None, seconds: float | None, sha256: str | None, out: Path, force: bool, json: bool
+) -> None:
+    """7 or 11 expressions of clips: a checkpoint FILE of github.com/zengqunzhao/DFER-CLIP."""
+    from train.models.published import dfer_clip as source
+
+    _write(source.published(file, dataset, seconds, sha256), out, force, json)
+
+
 def _write(published: Published, out: Path, force: bool, json: bool) -> None:
     from common.bundle.folder import refuse_to_replace
     from common.cli import emit_json
@@ -238,7 +263,7 @@ def _write(published: Published, out: Path, force: bool, json: bool) -> None:
     if not force:
         refuse_to_replace(out)
     made = published.write(out)
-    columns = [column for column in published.columns if column is not None]
+    columns = published.columns
     if json:
         origin = made.manifest.origin.model_dump() if made.manifest.origin else {}
         emit_json({"bundle": str(made.path), "id": made.manifest.id, "columns": columns, **origin})

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx_files
 import pandas as pd
+import published_clips
 import pytest
+import torch
 from commands import mien, table
 
+from common.labels import FURTHER_EXPRESSIONS
 from common.tasks import TASKS
 
 pytestmark = pytest.mark.slow
@@ -77,3 +80,17 @@ def test_a_file_that_does_not_fit_is_wrong_usage_and_leaves_nothing(tmp_path: Pa
     assert len(done.stderr.splitlines()) == 1
     assert "its SHA-256 is" in done.stderr
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_of_dfer_clip_is_imported_and_scores_clips(clip: Path, tmp_path: Path) -> None:
+    classes = [*(column.removeprefix("expr_") for column in sorted(SEVEN)), *FURTHER_EXPRESSIONS]
+    context = torch.randn(len(classes), 8, published_clips.WIDTH, generator=torch.Generator().manual_seed(0))
+    saved = published_clips.checkpoint(published_clips.clip_tensors(), classes, context)
+    torch.save(saved, tmp_path / "model_best.pth")
+    made = mien("import", "dfer-clip", tmp_path / "model_best.pth", "--out", tmp_path / "bundle", "--json")
+    assert made.status == 0, made.stderr
+    columns = SEVEN | {f"expr_{name}" for name in FURTHER_EXPRESSIONS}
+    assert set(made.summary["columns"]) == columns
+    done = mien("score", clip, "--lake", tmp_path / "lake", "--model", tmp_path / "bundle", "--json")
+    assert done.status == 0, done.stderr
+    assert_filled(scored(tmp_path / "lake"), columns)

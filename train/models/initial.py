@@ -55,7 +55,7 @@ def load(network: nn.Module, adopt: Adopt, weights: InitialWeights, key: str = "
         raise UsageError(f"{key}: the weights {file} cannot be read: {error}") from None
     try:
         tensors = adopt(published)
-        _check(network.state_dict(), tensors)
+        check(network.state_dict(), tensors, "the encoder")
     except (ValueError, RuntimeError, IndexError) as error:  # the last two: of shapes that no layout has
         raise UsageError(f"{key}: the weights {file} do not fit the recipe's encoder: {error}") from None
     network.load_state_dict(tensors)
@@ -70,12 +70,12 @@ def _on_this_machine(name: str) -> Path:
     return from_hub(f"{owner}/{model}", file or "model.safetensors")
 
 
-def _check(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def check(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], network: str) -> None:
     """Raises ValueError with the first names that are missing, that are too many, or that have another shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     differences = (
         ("it lacks", [name for name in wanted if name not in found]),
-        ("the encoder has no", [name for name in found if name not in wanted]),
+        (f"{network} has no", [name for name in found if name not in wanted]),
         (
             "of another shape:",
             [

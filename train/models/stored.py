@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import Tensor
 _WRAPPERS = ("model", "state_dict")  # where training programs put the weights, beside their optimiser
 
 
-def read(file: Path) -> dict[str, Tensor]:
+def read(file: Path, skipped: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors of a file by name: safetensors, `torch.save`'s (.pth, .pt), or a TorchScript archive.
 
-    Raises OSError for a file that cannot be opened, and ValueError, with the reason, for one that holds no weights, or
+    `skipped`: classes and functions, by their full names, that the file may ask for: they are never imported. Raises
+    OSError for a file that cannot be opened, and ValueError, with the reason, for one that holds no weights, or other
     objects beside them that only code could make.
     """
     if file.suffix == ".safetensors":
@@ -33,7 +34,7 @@ def read(file: Path) -> dict[str, Tensor]:
             archive = _without_code(stream) if zipfile.is_zipfile(stream) else None
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError):  # wrong checksum, compressed oddly, encrypted
             raise ValueError("it is a damaged archive") from None
-        content = _load(archive or stream)
+        content = _load(archive or stream, skipped)
     found = dict(_tensors(content)) if isinstance(content, _Scripted) else _unwrapped(content)
     if not found:
         raise ValueError("it holds no weights by name")
@@ -42,6 +43,14 @@ def read(file: Path) -> dict[str, Tensor]:
 
 class _Scripted:
     """A module of a TorchScript archive: its parameters and its parts are attributes."""
+
+
+class _Nothing:
+    """Takes the place of an object that is skipped, and ignores what such an object is made of."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
 
 
 def _without_code(stream: Any) -> io.BytesIO | None:
@@ -63,11 +72,12 @@ def _without_code(stream: Any) -> io.BytesIO | None:
     return data
 
 
-def _load(stream: Any) -> Any:
+def _load(stream: Any, skipped: Collection[str]) -> Any:
     unknown = _objects(stream)
-    scripted = [(_Scripted, name) for name in unknown if name.startswith("__torch__.")]
+    harmless: list[tuple[type, str]] = [(_Scripted, name) for name in unknown if name.startswith("__torch__.")]
+    harmless += [(_Nothing, name) for name in unknown if name in skipped]
     # MAE's training program stores its options as a Namespace, which holds values alone.
-    with torch.serialization.safe_globals([argparse.Namespace, *scripted]):
+    with torch.serialization.safe_globals([argparse.Namespace, *harmless]):
         if refused := _objects(stream):
             raise ValueError(
                 f"it holds objects beside its tensors ({', '.join(sorted(refused)[:3])}), and nothing is unpickled "

@@ -261,5 +261,5 @@ def test_the_description_in_the_docs_is_one(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "import.md").read_text()
     (tmp_path / "d.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
     description = config.load(described.Description, tmp_path / "d.yaml", ())
-    assert described.around("net.onnx", onnx_files.model(10), "0" * 64, description).columns[-1] == "arousal"
+    assert "arousal" in described.around("net.onnx", onnx_files.model(10), "0" * 64, description).columns
     assert json.loads(description.model_dump_json())["crop"]["margin"] == 0

@@ -17,7 +17,7 @@ from common.crops import Crop, View
 from common.errors import UsageError
 from common.tasks import TASKS, AnyOf, OneOf
 from train.models.onnx import GraphOutput, OnnxEncoder, OnnxOptions
-from train.models.published.published import COLUMNS, Published, read
+from train.models.published.published import COLUMNS, Published, read, with_columns
 
 TOLERANCE = 1e-3  # of the largest value: a face's values may differ by this from batch to batch
 
@@ -107,13 +107,15 @@ def around(file: str, data: bytes, sha256: str, description: Description) -> Pub
     taken = description.input
     return Published(
         name=description.name,
-        encoder=Part(kind="onnx", options=options.model_dump(mode="json", exclude={"kind"}), file="encoder.onnx"),
-        weights=data,
+        networks=with_columns(
+            Part(kind="onnx", options=options.model_dump(mode="json", exclude={"kind"}), file="encoder.onnx"),
+            data,
+            [column for output in used.values() for column in output.columns],
+        ),
         preprocess=Preprocess(
             crop=(0, 0, taken.size), size=taken.size, grey=taken.colour == "grey", mean=taken.mean, std=taken.std
         ),
         crop=Crop(size=taken.size, **description.crop.model_dump()),
-        columns=[column for output in used.values() for column in output.columns],
         origin=Origin(publisher=description.publisher, file=file, sha256=sha256),
         licence=description.licence,
         intended_use=description.intended_use,

