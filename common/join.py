@@ -3,7 +3,8 @@
 Labels are joined to faces by the name of the video (its URI without folder and extension) and by frame_index. If an
 annotation is of one of two people (`subject`: left or right), it belongs to the track that is on that side in all
 frames with both. If a frame has several faces and nothing says which one was annotated, its labels are dropped and
-counted, never guessed. An annotation of a whole clip belongs to each of its frames.
+counted, never guessed. An annotation of a whole clip belongs to each frame of its longest track: a dataset of clips
+shows one person in each, and what else was found there is a passer-by or a mistake.
 """
 
 from __future__ import annotations
@@ -62,9 +63,13 @@ def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.i
     videos = seen.groupby("video")["video_id"].nunique()
     seen["shared_name"] = seen["video"].isin(videos.index[videos > 1])
     seen["side"] = _sides(seen)
+    seen["longest"] = _longest(seen)
     rows = labels[["base_video", "subject", "frame_index"]].assign(label=np.arange(len(labels)))
+    rows["of_clip"] = rows["frame_index"].isna()
     pairs = _by_frame(rows, seen).merge(seen, left_on=["base_video", "frame_index"], right_on=["video", "frame_index"])
     named = pairs["subject"].notna()
+    pairs = pairs[~pairs["of_clip"] | pairs["longest"] | named]
+    named = named[pairs.index]
     alone = pairs.groupby(["label", "frame_index"])["face"].transform("size") == 1
     fits = np.where(named, pairs["side"] == pairs["subject"], alone) & ~pairs["shared_name"]
     found = pairs[fits]
@@ -79,11 +84,19 @@ def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.i
 
 def _by_frame(rows: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
     """The labels with a row for each frame of an annotated clip, in place of the clip's one row."""
-    clips = rows["frame_index"].isna()
+    clips = rows["of_clip"]
     if not clips.any():
         return rows
     frames = seen[["video", "frame_index"]].drop_duplicates().rename(columns={"video": "base_video"})
     return pd.concat([rows[~clips], rows[clips].drop(columns="frame_index").merge(frames, on="base_video")])
+
+
+def _longest(seen: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether each face is of its video's track with the most faces; of several, of the one with the lowest number."""
+    tracks = seen.groupby(["video_id", "track_id"])["face"].size().rename("size").reset_index()
+    longest = tracks.sort_values(["size", "track_id"], ascending=[False, True]).drop_duplicates("video_id")
+    wanted = pd.MultiIndex.from_frame(longest[["video_id", "track_id"]])
+    return pd.MultiIndex.from_frame(seen[["video_id", "track_id"]]).isin(wanted)
 
 
 def _sides(seen: pd.DataFrame) -> NDArray[np.object_]:

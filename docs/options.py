@@ -6,7 +6,8 @@ from common.options_page import Chapter, to_markdown
 from ingest.faces import FacesOptions, IngestConfig
 from ingest.shipped import ShippedConfig
 from score.config import ScoreConfig
-from train.recipe import Recipe, Selection
+from train.data.sources import Selection
+from train.recipe import Recipe
 
 INTRO = """Generated from the configurations by `make docs`.
 

@@ -99,6 +99,16 @@ def _action_units(predictions: NDArray, targets: NDArray, video: NDArray, weight
     return {"f1_action_units": _mean_f1((predictions >= threshold) & known, targets == 1, video, weights)}
 
 
+def _clips(predictions: NDArray, targets: NDArray, video: NDArray, weights: NDArray) -> dict[str, NDArray]:
+    actual = targets[:, None] == np.arange(predictions.shape[1])
+    right = actual & (predictions.argmax(axis=1) == targets)[:, None]
+    found, counts = weights @ _by_video(right, video), weights @ _by_video(actual, video)
+    present = counts > 0
+    with np.errstate(invalid="ignore"):
+        recalls = (found / np.maximum(counts, 1)).sum(axis=1) / present.sum(axis=1)
+        return {"uar": recalls, "war": found.sum(axis=1) / counts.sum(axis=1)}
+
+
 def _mean_f1(chosen: NDArray[np.bool_], actual: NDArray[np.bool_], video: NDArray, weights: NDArray) -> NDArray:
     """float64 [D]: the mean over classes of F1, of bool [N, K]. A class that is nowhere counts as 0."""
     both = weights @ _by_video(chosen & actual, video)
@@ -125,4 +135,5 @@ _RESAMPLED: dict[str, Callable[[NDArray, NDArray, NDArray, NDArray], dict[str, N
     "va": _valence_arousal,
     "expr": _expression,
     "au": _action_units,
+    "clips": _clips,
 }

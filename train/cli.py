@@ -105,8 +105,11 @@ def train(
 @click.argument("bundle")
 @_keys("BUNDLE")
 @click.option("--lake", help="Folder or s3://bucket/prefix of the lake; a study's folder can do without.")
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the confusion of a model of clips: a PNG."
+)
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
-def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, json: bool) -> None:
+def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, picture: Path | None, json: bool) -> None:
     """Compare a BUNDLE's scores with the labels of a lake's validation videos.
 
     BUNDLE may be the folder that a study was trained to: its table is printed as it was measured after training, or
@@ -131,6 +134,8 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, json: bo
     if lake is None:
         raise click.UsageError("Missing option '--lake'.")
     metrics = job.evaluate_bundle(Bundle.open(bundle), Lake(lake), overrides)
+    if picture is not None:
+        job.draw_confusion(metrics, picture)
     if json:
         emit_json(metrics)
     else:

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from common import windows
 from common.tasks import TASKS
 from common.windows import Windowing
+from train import clip_report
+from train.data.clips import Clips
+from train.data.clips import cut as cut_clips
 from train.data.faces import FaceSet
 from train.data.windows import Stretch, shown, stretches
 from train.metrics import measure
 from train.models.scoring import ScoringModel
 from train.report import Thresholds, report
+from train.stage_options import ClipCut
 
 _BATCH = 256  # faces per call of the encoder, or of a head without windows
 _WINDOWS = 8  # windows per call of a head
@@ -35,6 +39,15 @@ def evaluate(model: ScoringModel, faces: FaceSet, thresholds: Thresholds | None 
     return report(predictions(model, faces), faces, thresholds or {})
 
 
+def evaluate_clips(model: ScoringModel, faces: FaceSet, options: ClipCut) -> dict[str, Any]:
+    """`train.clip_report` of the validation videos, for a model with a head of clips; empty without clips."""
+    classes = model.heads["expr"].outputs
+    found = cut_clips(faces, classes, options).of(faces.validation["expr"])
+    if not len(found):
+        return {}
+    return clip_report.report(clip_values(model, faces, found), found.labels, faces.video[found.first], classes)
+
+
 def predictions(model: ScoringModel, faces: FaceSet) -> dict[str, NDArray[np.float64]]:
     """`head_values` by task; empty if there are no validation videos."""
     chosen = np.any(list(faces.validation.values()), axis=0)
@@ -48,6 +61,17 @@ def measured_head(model: ScoringModel, task: str, features: NDArray[np.float32],
     """The metrics of the head of a task over its validation videos, from features float32 [N, D] of their faces."""
     rows = faces.validation[task] & faces.annotated(task)
     return measure(task, head_values(model, task, features, faces)[rows], faces.labels[task][rows])
+
+
+def clip_values(model: ScoringModel, faces: FaceSet, clips: Clips) -> NDArray[np.float64]:
+    """float64 [n, K]: the expression of each clip, from the middle frames of its segments, in the head's own order."""
+    head = model.heads["expr"]
+    assert head.windowing is not None
+    rows = clips.centres(head.windowing.window)
+    chosen = np.zeros(len(faces), bool)
+    chosen[rows] = True
+    features = encode(model, faces, chosen)
+    return _called(model, "expr", features[rows], np.ones(rows.shape, bool), _WINDOWS)[:, 0].astype(np.float64)
 
 
 def head_values(model: ScoringModel, task: str, features: NDArray[np.float32], faces: FaceSet) -> NDArray[np.float64]:

@@ -26,12 +26,15 @@ from train.data import faces as faces_
 from train.data import training
 from train.data.crops import CropReader
 from train.data.faces import FaceSet
+from train.data.sources import DataOptions, Selection
 from train.data.training import TrainingData
-from train.evaluate import evaluate, predictions
+from train.evaluate import evaluate, evaluate_clips, predictions
 from train.models.options import part, weights_file
+from train.models.registry import HEADS
 from train.models.scoring import ScoringModel, load
-from train.recipe import DataOptions, Recipe, Selection
+from train.recipe import Recipe
 from train.report import Thresholds, report, seen, tuned
+from train.stage_options import ClipCut
 from train.stages import Stages, Trained
 from train.study import FILE as STUDY
 from train.study import Run, Study
@@ -58,13 +61,22 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
     with loop.process_group():
         trained = stages.run()
     model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, device)
-    values = predictions(model, data.faces)
-    thresholds = tuned(values, data.faces, {task: head.outputs for task, head in trained.heads.items()})
-    metrics = report(values, data.faces, thresholds)
+    metrics, thresholds = _measured(model, data, recipe)
+    if "confusion" in metrics:
+        draw_confusion(metrics, work / f"confusion-{out.name}.png")
     if metrics:
         metrics |= seen(data.faces, data.encoder if training.encoder_learns(recipe, data) else None)
     curves.draw(work / f"curves-{out.name}.png", trained.records)
     return _write(out, recipe, session.precision, data, trained, metrics, thresholds)
+
+
+def _measured(model: ScoringModel, data: TrainingData, recipe: Recipe) -> tuple[dict[str, Any], Thresholds]:
+    """The metrics of a model that was just trained, and the thresholds tuned for it."""
+    if recipe.clips is not None:
+        return evaluate_clips(model, data.faces, recipe.clips.cut), {}
+    values = predictions(model, data.faces)
+    thresholds = tuned(values, data.faces, {task: head.outputs for task, head in model.heads.items()})
+    return report(values, data.faces, thresholds), thresholds
 
 
 def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[str, Any]:
@@ -79,9 +91,15 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     )
     reader = CropReader(lake, manifest.preprocess, manifest.crop.size)
     faces = faces_.read(reader, DataOptions(**selection.model_dump(), train=""))  # "" is no video's name
-    thresholds = {task: head.thresholds for task, head in manifest.heads.items() if head.thresholds}
-    metrics = evaluate(load(made, "cuda" if torch.cuda.is_available() else "cpu"), faces, thresholds)
+    model = load(made, "cuda" if torch.cuda.is_available() else "cpu")
     where = f"no face of {faces.source} in the lake {lake.url}"
+    if any(HEADS[head.kind].of_clips for head in manifest.heads.values()):
+        metrics = evaluate_clips(model, faces, ClipCut(**manifest.recipe.get("clips", {}).get("cut", {})))
+        if not metrics:
+            raise UsageError(f"{where} is of a validation clip with an expression that the bundle knows")
+        return metrics | seen(faces, _encoder_of(manifest, reader, faces))
+    thresholds = {task: head.thresholds for task, head in manifest.heads.items() if head.thresholds}
+    metrics = evaluate(model, faces, thresholds)
     if not metrics:
         raise UsageError(f"{where} belongs to a validation video")
     if not any(metrics["frames"].values()):
@@ -90,6 +108,15 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
             f"dataset than {faces.origin['dataset']}"
         )
     return metrics | seen(faces, _encoder_of(manifest, reader, faces))
+
+
+def draw_confusion(metrics: dict[str, Any], out: Path) -> None:
+    """Draws which classes a model of clips confuses. Raises UsageError for metrics of another model."""
+    from train import confusion_picture  # matplotlib takes long to import
+
+    if "confusion" not in metrics:
+        raise UsageError("--picture draws the confusion of a model of clips, and the bundle judges single frames")
+    confusion_picture.draw(metrics, out)
 
 
 def run_study(study: Study, lake: Lake, out: Path, work: Path | None = None, *, force: bool = False) -> Table:
@@ -209,7 +236,7 @@ def _write(
         "preprocess": recipe.preprocess.model_dump(),
         "crop": recipe.crop.model_dump(),
         "heads": {
-            task: part(recipe.stages[task].model, task)
+            task: part(recipe.head_options[task], task)
             | {"outputs": head.outputs, "threshold": TASKS[task].threshold, "thresholds": thresholds.get(task)}
             for task, head in trained.heads.items()
         },

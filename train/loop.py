@@ -1,7 +1,7 @@
 """The training loop: DeepSpeed's engine around any objective.
 
-DeepSpeed does ZeRO; the optimiser is torch's own AdamW, so that nothing is compiled at run time. Learning rate, order
-of examples, masks, dropout and augmentation depend only on the seed and the step.
+DeepSpeed does ZeRO. Learning rate, order of examples, masks, dropout and augmentation depend only on the seed and the
+step.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import environment, log
 from common.errors import MienError
+from train import optimiser
 from train.objectives import Batch, Objective
-from train.recipe import StageOptions
 from train.schedule import Schedule
 from train.stage_log import StageLog
+from train.stage_options import StageOptions
 from train.validation import Kept, Validation
 
 _LOGGED = 200  # lines of the log per stage, besides those of validations
@@ -100,8 +101,7 @@ def fit(
         for step in range(schedule.steps):
             torch.manual_seed(step_seed(session.seed, name, step))
             rate = schedule.learning_rate(step)
-            for group in engine.optimizer.param_groups:
-                group["lr"] = rate
+            optimiser.set_rate(engine.optimizer, rate)
             loss = engine({key: value.to(session.device) for key, value in batch_at(step).items()})
             engine.backward(loss)
             engine.step()
@@ -143,9 +143,7 @@ def _engine(objective: Objective, stage: StageOptions, session: Session, steps: 
 
     engine, *_ = deepspeed.initialize(
         model=objective,
-        optimizer=torch.optim.AdamW(
-            _groups(objective, stage.weight_decay), lr=stage.lr, betas=stage.betas, fused=session.device != "cpu"
-        ),
+        optimizer=optimiser.build(objective, stage, session.device),
         dist_init_required=False,
         config={
             "train_micro_batch_size_per_gpu": stage.batch,
@@ -153,17 +151,9 @@ def _engine(objective: Objective, stage: StageOptions, session: Session, steps: 
             "gradient_clipping": stage.clip or 0.0,  # 0: none
             # On a GPU, one buffer for all gradients avoids fragmented memory. On a CPU the copy costs 15 % of a step.
             "zero_optimization": {"stage": session.zero, "contiguous_gradients": session.device != "cpu"},
+            "zero_allow_untested_optimizer": stage.optimiser == "sgd",  # DeepSpeed does not test it, our tests do
             "torch_autocast": {"enabled": session.precision == "bfloat16", "dtype": "bfloat16"},
             "steps_per_print": steps + 1,
         },
     )
     return engine
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: matrices and tokens have weight decay, as in MAE's code; biases and norms do not."""
-    decaying: list[Tensor] = []
-    others: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        (decaying if parameter.ndim > 1 or name.endswith("_token") else others).append(parameter)
-    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

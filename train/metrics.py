@@ -1,7 +1,7 @@
-"""The metrics of the ABAW protocol, and their chance levels. NumPy only.
+"""The metrics of the ABAW protocol and of clips, and their chance levels. NumPy only.
 
-Each metric pools the annotated frames of all videos; none is a mean over videos. Frames without a label (NaN, or -1 for
-integers) never count.
+Each metric pools the annotated frames, or clips, of all videos; none is a mean over videos. Frames without a label
+(NaN, or -1 for integers) never count.
 """
 
 from __future__ import annotations
@@ -58,6 +58,32 @@ def action_unit_f1s(
     }
 
 
+def confusion(predicted: ArrayLike, labels: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """int64 [K, K]: how many examples of each class (row) were taken for which (column); class numbers [N], both."""
+    pairs = np.asarray(labels) * classes + np.asarray(predicted)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def uar(confused: NDArray[np.integer]) -> float:
+    """Unweighted average recall: the mean over classes of the share that was recognised. Absent classes do not count.
+
+    confused: [K, K] as `confusion` makes it. NaN without examples.
+    """
+    counts = confused.sum(axis=1)
+    present = counts > 0
+    return float((confused.diagonal()[present] / counts[present]).mean()) if present.any() else float("nan")
+
+
+def war(confused: NDArray[np.integer]) -> float:
+    """Weighted average recall: the share of all examples that was recognised. NaN without examples."""
+    return float(confused.trace() / confused.sum()) if confused.any() else float("nan")
+
+
+def _clips(predictions: NDArray, targets: NDArray) -> dict[str, float]:
+    confused = confusion(predictions.argmax(axis=1), targets, predictions.shape[1])
+    return {"uar": uar(confused), "war": war(confused)}
+
+
 def _valence_arousal(predictions: NDArray, targets: NDArray) -> dict[str, float]:
     return {f"ccc_{name}": ccc(predictions[:, k], targets[:, k]) for k, name in enumerate(VALENCE_AROUSAL)}
 
@@ -75,13 +101,15 @@ _METRICS: dict[str, Callable[[NDArray, NDArray], dict[str, float]]] = {
     "va": _valence_arousal,
     "expr": _expression,
     "au": _action_units,
+    "clips": _clips,
 }
 
 
 def measure(task: str, predictions: NDArray, targets: NDArray) -> dict[str, float]:
     """Metrics by name, of a task's published predictions [N, K] and the targets [N, ...] of all frames of a split.
 
-    Raises `MienError` for a prediction that is not finite: F1 would take it for one of the classes.
+    The expressions of clips are the task "clips". Raises `MienError` for a prediction that is not finite: F1 would take
+    it for one of the classes.
     """
     broken = int((~np.isfinite(predictions)).any(axis=1).sum())
     if broken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.bundle.manifest import Preprocess
 from common.tasks import TASKS, Task
 from train import losses
+from train.models.dfer_clip import DferClip
 from train.models.linear import LinearOptions
 from train.models.options import HeadOptions
 from train.models.preprocess import normalise
@@ -25,6 +26,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """The loss of a batch, a float32 scalar."""
+
+    def parts(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """What is trained, by the name that a stage's `lr_of` has for it."""
+        return {"model": list(self.parameters())}
 
 
 class MaePretrain(Objective):
@@ -75,3 +80,22 @@ class HeadObjective(Objective):
         if self.noise:
             features = features + self.noise * torch.randn_like(features)
         return self.loss(self.model(features, batch["valid"]), batch["labels"])
+
+
+class ClipExpressions(Objective):
+    """Expressions of clips: `images` uint8 [N, w, C, s, s], `labels` int64 [N]. The parts `frozen` are not trained."""
+
+    def __init__(self, model: DferClip, preprocess: Preprocess, frozen: Collection[str] = ()) -> None:
+        super().__init__()
+        self.model, self.preprocess = model, preprocess
+        for role, parameters in model.parts().items():
+            for parameter in parameters if role in frozen else ():
+                parameter.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        clips = normalise(batch["images"].flatten(0, 1), self.preprocess).unflatten(0, batch["images"].shape[:2])
+        return losses.expression_loss(self.model(clips), batch["labels"])
+
+    def parts(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        parts = {role: [each for each in found if each.requires_grad] for role, found in self.model.parts().items()}
+        return {role: parameters for role, parameters in parts.items() if parameters}

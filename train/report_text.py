@@ -1,4 +1,4 @@
-"""What `train.report` found, as lines that a person reads."""
+"""What `train.report` or `train.clip_report` found, as lines that a person reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.tasks import TASKS
+from train import clip_report
 
 HEADINGS = ("", "value", "95 % interval", "per video", "all labelled", "by chance")
 CHANCE = {
@@ -13,8 +14,10 @@ CHANCE = {
     "ccc_arousal": ("ccc",),
     "f1_expression": ("expression_f1_majority", "expression_f1_random"),
     "f1_action_units": ("action_unit_f1_all_ones", "action_unit_f1_random"),
+    "uar": ("uar",),
+    "war": ("war",),
 }
-"""Metric -> the guesses of `train.metrics.Chance` for it."""
+"""Metric -> the guesses of `train.metrics.Chance`, or of `train.clip_report`, for it."""
 
 
 def by_chance(chance: Mapping[str, float], metric: str) -> float | None:
@@ -29,6 +32,8 @@ def as_text(metrics: Mapping[str, Any]) -> str:
     """
     if not metrics:
         return ""
+    if "confusion" in metrics:
+        return clip_report.as_text(metrics)
     rows = [HEADINGS, *(_row(name, metrics) for name, value in metrics.items() if not isinstance(value, Mapping))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [

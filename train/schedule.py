@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from common.errors import UsageError
-from train.recipe import StageOptions, SupervisedStage
+from train.stage_options import StageOptions, SupervisedStage
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,17 @@ class Schedule:
         return max(1, math.ceil(round(self.stage.epochs * self.epoch, 6)))  # rounded: 0.1 * 30 is above 3
 
     def learning_rate(self, step: int) -> float:
-        """From the floor linearly to `lr`, which step number `warmup` has, then along a cosine back to the floor."""
+        """From the floor linearly to `lr`, which step number `warmup` has, then along a cosine back to the floor.
+
+        With `milestones` it stays there, and falls to a tenth where each of these epochs ends (torch's MultiStepLR).
+        """
         stage = self.stage
         warmup = (stage.warmup or 0) if stage.warmup_epochs is None else stage.warmup_epochs * self.epoch
         height = stage.lr - stage.floor
         if step < warmup:
             return stage.floor + height * step / warmup
+        if stage.milestones:
+            return stage.lr * 0.1 ** sum(step * stage.batch >= epoch * self._seen for epoch in stage.milestones)
         cosine = self.steps - warmup if stage.cosine_epochs is None else stage.cosine_epochs * self.epoch
         share = min(1.0, (step - warmup) / cosine) if cosine > 0 else 0.0
         return stage.floor + height * 0.5 * (1 + math.cos(math.pi * share))

@@ -18,6 +18,7 @@ from common import config
 from common.errors import UsageError
 from common.tasks import TASKS
 from train import loop, objectives, reconstructions
+from train.clip_stage import NAME, ClipTraining
 from train.data.augment import augment
 from train.data.crops import Pictures, content
 from train.data.faces import FaceSet
@@ -29,9 +30,17 @@ from train.finished import Finished
 from train.models import initial
 from train.models.scoring import Head, ScoringModel
 from train.objectives import Batch, Objective
-from train.recipe import AugmentOptions, FinetuneStage, MaeStage, Recipe, StageOptions, SupervisedStage
+from train.recipe import Recipe
 from train.schedule import Schedule
-from train.validation import Validation
+from train.stage_options import (
+    AugmentOptions,
+    ClipStage,
+    FinetuneStage,
+    MaeStage,
+    StageOptions,
+    SupervisedStage,
+)
+from train.validation import Kept, Validation
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Trained:
 
 
 class Stages:
-    """The stages of a run: "mae", "finetune", then one for the head of each task, with the task's name.
+    """The stages of a run: "mae", "finetune", then one for the head of each task, with the task's name; or "clips".
 
     All random choices depend on the seed alone.
     """
@@ -60,26 +69,45 @@ class Stages:
         self._recipe, self._data, self._faces, self._session = recipe, data, data.faces, session
         self._finished = Finished(session.work)
         self._records: dict[str, dict[str, Any]] = {}
-        torch.manual_seed(recipe.seed)
-        self._encoder = recipe.encoder.build()
-        start = recipe.weights
-        self._init = None if start is None else initial.load(self._encoder, recipe.encoder.adopt, start)
+        self._clips = None if recipe.clips is None else ClipTraining(recipe, data.faces, session)
+        if self._clips is None:
+            torch.manual_seed(recipe.seed)
+            self._encoder = recipe.encoder.build()
+            start = recipe.weights
+            self._init = None if start is None else initial.load(self._encoder, recipe.encoder.adopt, start)
         parts = {"preprocess", "crop", "encoder", "seed", "zero"}
         self._shared: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
             "precision": session.precision,
             "code_version": common.__version__,
         }
-        self._made_encoder = self._init  # what gave the encoder its weights: a file or stage's digest, None: chance
 
     def run(self) -> Trained:
         """Runs all stages. Call it inside `loop.process_group`."""
         recipe = self._recipe
+        if self._clips is not None and recipe.clips is not None:
+            return self._of_clips(recipe.clips, self._clips)
+        self._made_encoder = self._init  # what gave the encoder its weights: a file or stage's digest, None: chance
         if recipe.mae is not None and self._data.pretraining is not None:
             self._made_encoder = self._pretrain(recipe.mae, self._data.pretraining)
         if recipe.finetune is not None:
             self._made_encoder = self._finetune(recipe.finetune)
         heads = {task: self._head(task) for task in recipe.stages}
         return Trained(self._encoder, heads, self._init, self._records)
+
+    def _of_clips(self, stage: ClipStage, training: ClipTraining) -> Trained:
+        objective = training.objective
+        self._run(
+            NAME,
+            stage,
+            objective,
+            objective.model,
+            training.batch_at,
+            len(training.clips),
+            training.made_from,
+            training.validation,
+        )
+        self._records[NAME]["median_seconds"] = round(training.seconds, 3)
+        return Trained(objective.model.image, {"expr": training.head(objective)}, training.init, self._records)
 
     def _pretrain(self, stage: MaeStage, pictures: Pictures) -> str:
         torch.manual_seed(self._recipe.seed)
@@ -191,8 +219,11 @@ class Stages:
         kept_as = f"{name}-{digest}"
         record = self._finished.restore(kept_as, model)
         if record is None:
-            kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation, kept_as)
-            record = {"examples": examples, "steps": Schedule(stage, examples).steps, **asdict(kept)}
+            steps = Schedule(stage, examples).steps if objective.parts() else 0
+            kept = Kept(0)
+            if steps:
+                kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation, kept_as)
+            record = {"examples": examples, "steps": steps, **asdict(kept)}
             trained(self._finished.file(kept_as))
             self._finished.keep(kept_as, model, record)
         self._records[name] = {**record, "file": self._finished.file(kept_as).name}

@@ -32,11 +32,14 @@ class Kept:
 
 
 def score(task: str, metrics: Mapping[str, float]) -> Score:
-    """The score of a task from its metrics: mean of both CCCs, macro-F1 of expressions, or mean F1 of action units."""
+    """The score of a task from its metrics: mean of both CCCs, macro-F1 of expressions, or mean F1 of action units.
+
+    The score of clips is the metric that is named in place of a task, "uar" or "war".
+    """
     if task == "va":
         mean = sum(metrics[f"ccc_{name}"] for name in VALENCE_AROUSAL) / len(VALENCE_AROUSAL)
         return Score(mean, "ccc_mean", {"ccc_mean": mean, **metrics})
-    by = {"expr": "f1_expression", "au": "f1_action_units"}[task]
+    by = {"expr": "f1_expression", "au": "f1_action_units"}.get(task, task)
     return Score(metrics[by], by, metrics)
 
 

@@ -18,6 +18,8 @@ _CHANCE = {
     "ccc": ("ccc",),
     "f1_expression": ("expression_f1_majority", "expression_f1_random"),
     "f1_action_units": ("action_unit_f1_all_ones", "action_unit_f1_random"),
+    "uar": ("uar",),
+    "war": ("war",),
 }
 """By the beginning of a metric's name: the chance levels of which the highest is what guessing reaches."""
 
@@ -48,7 +50,12 @@ def _lines(manifest: BundleManifest) -> Iterator[str]:
         yield f"* Published by {origin.publisher}: `{origin.file}`, SHA-256 `{origin.sha256}`"
     yield "\n## Limits\n"
     yield from (f"* {limit}" for limit in _LIMITS)
-    if _selects(manifest.recipe):
+    if (manifest.recipe.get("clips") or {}).get("select") == "test":
+        yield (
+            "* Weights were selected on the very videos that it was measured on (`select: test`, as DFER-CLIP's code "
+            "does), so its metrics are too high."
+        )
+    if _selects({key: value for key, value in manifest.recipe.items() if key != "clips"}):
         yield "* Weights were selected on the validation videos (`select: best`), so its metrics on them are too high."
     if "f1_action_units_tuned" in manifest.metrics:
         yield "* `f1_action_units_tuned` is over the videos that the thresholds were tuned on, so it is too high."

@@ -14,7 +14,7 @@ from common.cli import main
 from common.lake.layout import Lake
 from train.data import faces as faces_
 from train.data.crops import CropReader
-from train.recipe import DataOptions
+from train.data.sources import DataOptions
 
 pytestmark = pytest.mark.slow
 

@@ -24,9 +24,10 @@ from train.data.augment import augment
 from train.data.crops import CropReader
 from train.data.faces import FaceSet
 from train.data.order import batch_indices
+from train.data.sources import DataOptions
 from train.data.windows import cut, stretches, training_examples
 from train.models.preprocess import denormalise, normalise, prepare
-from train.recipe import AugmentOptions, DataOptions
+from train.stage_options import AugmentOptions
 
 PLAIN = Preprocess(crop=(0, 0, 32), size=32)
 
@@ -104,8 +105,8 @@ def test_two_annotations_of_one_face_are_both_dropped() -> None:
     assert join.ambiguous == 2
 
 
-def test_a_label_of_a_clip_is_that_of_each_frame_with_one_face() -> None:
-    faces = seen(("a", 0, 0, 5), ("a", 3, 0, 5), ("a", 4, 0, 5), ("a", 4, 1, 50), ("b", 0, 0, 5), ("c", 0, 0, 5))
+def test_a_label_of_a_clip_is_that_of_each_frame_of_its_longest_track() -> None:
+    faces = seen(("a", 0, 0, 5), ("a", 3, 0, 5), ("a", 4, 1, 5), ("a", 3, 1, 50), ("b", 0, 0, 5), ("c", 0, 0, 5))
     labels = named(("a", None, 0), ("b", None, 0), ("d", None, 0), ("c", None, 0)).astype({"frame_index": float})
     labels.loc[:2, "frame_index"] = np.nan
     rows, join = join_labels(faces, labels)
@@ -268,6 +269,8 @@ def face_set(times: list[float], tracks: list[int], labels: list[int] | None = N
         withheld=(),
         join=Join(0, 0, 0, 0),
         annotation=np.full(n, -1, np.int32),
+        expression=np.array(labels or [0] * n),
+        of_clip=np.zeros(n, bool),
         faceless=None,  # type: ignore[arg-type]
         stated={},
         fold=0,

@@ -29,11 +29,11 @@ from train import job, loop, recipe
 from train.data import faces as faces_
 from train.data.crops import CropReader
 from train.data.faces import FaceSet
+from train.data.sources import DataOptions
 from train.evaluate import encode, evaluate, predict
 from train.finished import Finished
 from train.metrics import expression_f1
 from train.models.scoring import Head, load
-from train.recipe import DataOptions
 from train.validation import Kept
 
 MIEN = Path(sys.executable).parent / "mien"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,12 @@ from event_files import scalars
 from torch import Tensor, nn
 
 from common.errors import MienError
-from train import loop
+from train import loop, optimiser
 from train.models.tcn_transformer import TcnTransformerOptions
 from train.models.vit import DecoderOptions, MaskedAutoencoder, VitOptions
 from train.objectives import Batch, Objective
-from train.recipe import FinetuneStage, StageOptions
 from train.schedule import Schedule
+from train.stage_options import ClipStage, FinetuneStage, StageOptions
 from train.validation import Kept, Validation, score
 
 STAGE = StageOptions(steps=12, batch=16, lr=0.02, warmup=3, weight_decay=0.1, clip=0.5)
@@ -46,20 +47,20 @@ def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
     objective = Regression()
     matrices = [p for p in objective.parameters() if p.ndim > 1]
     vectors = [p for p in objective.parameters() if p.ndim == 1]
-    optimiser = torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         betas=stage.betas,
     )
     for step in range(stage.steps):
         torch.manual_seed(loop.step_seed(7, name, step))
-        for group in optimiser.param_groups:
+        for group in adamw.param_groups:
             group["lr"] = Schedule(stage, EXAMPLES).learning_rate(step)
         loss = objective(batch_at(step))
-        optimiser.zero_grad()
+        adamw.zero_grad()
         loss.backward()
         if stage.clip is not None:
             nn.utils.clip_grad_norm_(objective.parameters(), stage.clip)
-        optimiser.step()
+        adamw.step()
     return objective.state_dict()
 
 
@@ -74,8 +75,11 @@ def session(tmp_path: Path, zero: int = 1, precision: str = "float32") -> loop.S
 
 
 def test_matrices_and_tokens_decay_biases_and_norms_do_not() -> None:
+    objective = Regression()
     vit = VitOptions(image=16, patch=8, dim=8, depth=1, heads=1)
-    decaying, others = loop._groups(MaskedAutoencoder(vit, DecoderOptions(dim=8, depth=1, heads=1)), 0.05)
+    objective.model = MaskedAutoencoder(vit, DecoderOptions(dim=8, depth=1, heads=1))
+    stage = StageOptions(steps=1, batch=1, lr=1, weight_decay=0.05)
+    decaying, others = optimiser.build(objective, stage, "cpu").param_groups
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
     # in each of two blocks 4 matrices; patches in, to the decoder and to pixels; two tokens
     assert len(decaying["params"]) == 2 * 4 + 3 + 2
@@ -117,6 +121,42 @@ VALIDATED = FinetuneStage(**STAGE.model_dump(), select="best", validate_every=3)
 
 
 @pytest.mark.slow
+class TwoParts(Regression):
+    """The same with a name for each of its parts, one of which is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model[1].requires_grad_(False)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        return {"image": list(self.model[0].parameters()), "temporal": list(self.model[4].parameters())}
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_sgd_with_a_rate_for_each_part_is_torchs_at_every_zero_stage(zero: int, group: None, tmp_path: Path) -> None:
+    stage = ClipStage(
+        epochs=12, batch=16, lr=0.1, lr_of={"image": 0.01}, milestones=(6, 9), weight_decay=0.1, momentum=0.9
+    )
+    expected = TwoParts()
+    expected.model[3].p = 0.0
+    objective = copy.deepcopy(expected)
+    sgd = torch.optim.SGD(
+        [{"params": expected.model[0].parameters(), "lr": 0.01}, {"params": expected.model[4].parameters()}],
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=0.1,
+    )
+    steps = torch.optim.lr_scheduler.MultiStepLR(sgd, [6, 9])
+    for step in range(12):
+        sgd.zero_grad()
+        expected(batch_at(step)).backward()
+        sgd.step()
+        steps.step()
+    loop.fit("toy", objective, batch_at, stage, session(tmp_path, zero), EXAMPLES)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(objective.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("zero", [1, 3])
 def test_the_weights_with_the_best_score_are_kept(zero: int, group: None, tmp_path: Path) -> None:
     seen: list[dict[str, Tensor]] = []

@@ -18,7 +18,7 @@ from train.data import faces as faces_
 from train.data.crops import CropReader
 from train.data.faceless import Faceless, fill
 from train.data.faces import FaceSet
-from train.recipe import DataOptions
+from train.data.sources import DataOptions
 from train.report import report, tuned
 
 

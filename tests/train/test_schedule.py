@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LinearLR
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LinearLR, MultiStepLR
 from torch.utils.data import DataLoader
 
 from common.errors import UsageError
-from train.recipe import HeadStage, StageOptions
 from train.schedule import Schedule
+from train.stage_options import HeadStage, StageOptions
 
 LINEAR = {"model": {"kind": "linear"}}
 
@@ -51,6 +51,29 @@ def test_the_authors_schedule_is_that_of_their_torch_schedulers_cut_short(epochs
     assert rates(course) == pytest.approx(expected, rel=1e-6)
     # The stage ends above the floor, the further the shorter it is: 3.3 % of the peak for Expr, .4 % AU, .2 % VA.
     assert rates(course)[-1] / lr == pytest.approx({10: 0.033, 30: 0.004, 40: 0.002}[epochs], rel=0.25)
+
+
+def test_milestones_are_those_of_torchs_multi_step_lr_by_epochs() -> None:
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    steps = MultiStepLR(sgd, [30, 40], gamma=0.1)
+    expected = []
+    for _ in range(50):
+        expected += [sgd.param_groups[0]["lr"]] * 7
+        sgd.step()
+        steps.step()
+    course = schedule(74, epochs=50, drop_last=True, lr=0.01, milestones=(30, 40))
+    assert rates(course) == pytest.approx(expected, rel=1e-12)
+
+
+def test_milestones_of_batches_that_span_epochs_come_with_the_first_step_of_the_next_epoch() -> None:
+    course = schedule(25, epochs=3, lr=1.0, milestones=(1, 2))  # an epoch is 2.5 steps
+    assert rates(course) == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01])
+
+
+def test_milestones_and_a_cosine_are_refused_together() -> None:
+    for cosine in ({"floor": 1e-8}, {"cosine_epochs": 3}):
+        with pytest.raises(ValueError, match="either milestones or a cosine"):
+            schedule(25, epochs=3, milestones=(1,), **cosine)
 
 
 def test_the_schedule_of_mae_is_that_of_its_paper_and_code() -> None:

@@ -19,7 +19,8 @@ from train import job, loop, recipe
 from train.data import faces as faces_
 from train.data import training
 from train.data.crops import CropReader
-from train.recipe import DataOptions, Recipe
+from train.data.sources import DataOptions
+from train.recipe import Recipe
 from train.report import seen
 from train.stages import Stages
 from train.validation import Kept

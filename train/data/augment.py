@@ -8,18 +8,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.recipe import AugmentOptions
+from train.stage_options import AugmentOptions
 
 RATIO = 4 / 3  # the longest form of a cut-out, either way
 TRIES = 10
 
 
 def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """uint8 [B, C, s, s] -> the same shape; each picture gets its own random change.
+    """Pictures uint8 [B, C, s, s], or clips of them [B, w, C, s, s] -> the same shape.
 
-    A shift repeats the pixels of the edge. No label names a side of the face, so a mirrored face keeps its labels.
+    Each picture, or each clip as a whole, gets its own random change. A shift repeats the pixels of the edge. No label
+    names a side of the face, so a mirrored face keeps its labels.
     """
     count, side = len(images), images.shape[-1]
+    shape = images.shape
+    images = images.reshape(count, -1, side, side)  # all frames of a clip change alike, as channels of one picture do
+    if options.rotate:
+        turns = np.radians(rng.uniform(-options.rotate, options.rotate, count))
+        images = np.stack([_rotated(image, turn) for image, turn in zip(images, turns, strict=True)])
     if options.area is not None:
         images = np.stack([_cut_out(image, options.area, rng) for image in images])
     if options.shift:
@@ -32,7 +38,20 @@ def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.G
     if options.light:
         gain, offset = 1 + options.light * rng.uniform(-1, 1, (2, count, 1, 1, 1))
         images = np.clip(np.rint(images * gain + 128 * (offset - 1)), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(images)
+    if options.brightness:
+        factor = 1 + options.brightness * rng.uniform(-1, 1, (count, 1, 1, 1))
+        images = np.clip(np.rint(images * factor), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(images).reshape(shape)
+
+
+def _rotated(image: NDArray[np.uint8], turn: float) -> NDArray[np.uint8]:
+    """A picture [C, s, s] turned about its middle by `turn` radians: nearest pixels, black where there are none."""
+    side = image.shape[-1]
+    y, x = np.indices((side, side)) - (side - 1) / 2
+    rows = np.rint(x * math.sin(turn) + y * math.cos(turn) + (side - 1) / 2).astype(np.int64)
+    columns = np.rint(x * math.cos(turn) - y * math.sin(turn) + (side - 1) / 2).astype(np.int64)
+    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    return image[:, rows.clip(0, side - 1), columns.clip(0, side - 1)] * inside
 
 
 def _cut_out(image: NDArray[np.uint8], area: tuple[float, float], rng: np.random.Generator) -> NDArray[np.uint8]:

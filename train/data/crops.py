@@ -19,8 +19,8 @@ from common.errors import MienError, UsageError
 from common.faces import decoded_crops
 from common.lake.committed import committed
 from common.lake.layout import Lake, Partition
+from train.data.sources import Source
 from train.models.preprocess import channels, prepare
-from train.recipe import Source
 
 _KEYS = ["video_id", "uri", "frame_index", "time_s", "track_id", "box_x0", "box_x1"]
 _BATCH = 512  # crops decoded at once

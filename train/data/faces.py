@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,14 +16,14 @@ from common.errors import NotFound
 from common.join import Join, join_labels, shipped_names
 from common.lake.format import check_existing
 from common.lake.layout import Lake, Partition
-from common.tasks import TASKS
+from common.tasks import TASKS, Task
 from train.data import labels as labels_
 from train.data.crops import CropReader, Crops, Pictures
 from train.data.faceless import Faceless, faceless
-from train.data.labels import Splits
-from train.recipe import DataOptions
+from train.data.sources import DataOptions
 
 _SHOWN = 5  # videos that a warning names
+_EVERY_EXPRESSION = replace(TASKS["expr"], outputs=TASKS["expr"].known, further=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,9 @@ class FaceSet:
     faces of videos of that split and pattern; no video is in both. withheld: videos with training labels that the
     encoder must not see, because they validate a task. picture: int64 [N], the index of each face in `crops`. stated:
     by task, how many annotations the dataset has. fold: of cross-validation. annotation: int32 [N], the annotated track
-    whose label a face has, numbered as in `faceless`, -1 for none. origin: the bundle's record of the data.
+    whose label a face has, numbered as in `faceless`, -1 for none. expression: int64 [N], the annotated class by its
+    place in `known` of the task, those that no head of frames has included, -1 for none. of_clip: bool [N], whether a
+    face's label is that of its whole clip. origin: the bundle's record of the data.
     """
 
     crops: Crops
@@ -51,6 +53,8 @@ class FaceSet:
     withheld: tuple[str, ...]
     join: Join
     annotation: NDArray[np.int32]
+    expression: NDArray[np.int64]
+    of_clip: NDArray[np.bool_]
     faceless: Faceless
     stated: dict[str, int]
     fold: int
@@ -121,12 +125,14 @@ def read(reader: CropReader, data: DataOptions, where: str = "data") -> FaceSet:
         track_id=faces["track_id"].to_numpy(np.int32),
         frame_index=faces["frame_index"].to_numpy(np.int32),
         time_s=faces["time_s"].to_numpy(np.float64),
-        labels=_values(known, joined, splits),
+        labels={name: _values(task, known, joined, splits[name]) for name, task in TASKS.items()},
         train=members(0),
         validation=members(1),
         withheld=tuple(sorted(trains & validates & set(faces["video"]))),
         join=join,
         annotation=np.append(annotation, np.int32(-1))[joined],
+        expression=_values(_EVERY_EXPRESSION, known, joined, splits["expr"]),
+        of_clip=np.append(known["frame_index"].isna().to_numpy(), False)[joined],
         faceless=faceless(known, joined, validation, annotation, pd.Index(names)),
         stated={name: int(task.annotated(task.targets(known)).sum()) for name, task in TASKS.items()},
         fold=data.fold,
@@ -151,18 +157,19 @@ def _name_shipped(faces: pd.DataFrame, labels: pd.DataFrame) -> None:
     faces["track_id"] = pd.factorize(faces["video_id"])[0]
 
 
-def _values(labels: pd.DataFrame, joined: NDArray[np.int64], splits: Splits) -> dict[str, NDArray]:
-    """By task, the target of each face: that of its label, if the label is from the split that its video is in."""
-    found = {}
-    for name, (train, validation) in splits.items():
-        targets = TASKS[name].targets(labels)
-        split, video = labels[f"split_{name}"], labels["base_video"]
-        counts = (split == "train") & video.isin(train) | (split == "validation") & video.isin(validation)
-        known = joined >= 0
-        known[known] = counts.to_numpy()[joined[known]]
-        found[name] = np.full((len(joined), *targets.shape[1:]), TASKS[name].missing, targets.dtype)
-        found[name][known] = targets[joined[known]]
-    return found
+def _values(task: Task, labels: pd.DataFrame, joined: NDArray[np.int64], videos: tuple[set[str], set[str]]) -> NDArray:
+    """The target of each face: that of its label, if the label is from the split that its video is in.
+
+    videos: the names of those that train the task and of those that validate it.
+    """
+    targets, (train, validation) = task.targets(labels), videos
+    split, video = labels[f"split_{task.name}"], labels["base_video"]
+    counts = (split == "train") & video.isin(train) | (split == "validation") & video.isin(validation)
+    known = joined >= 0
+    known[known] = counts.to_numpy()[joined[known]]
+    values = np.full((len(joined), *targets.shape[1:]), task.missing, targets.dtype)
+    values[known] = targets[joined[known]]
+    return values
 
 
 def _warn_of_longer_labels(labels: pd.DataFrame, crops: Crops, source: Partition) -> None:

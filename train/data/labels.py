@@ -15,7 +15,7 @@ from common.lake.committed import committed
 from common.lake.layout import Lake
 from common.lake.parts import read_footer
 from common.tasks import TASKS
-from train.recipe import DataOptions
+from train.data.sources import DataOptions
 
 Splits = dict[str, tuple[set[str], set[str]]]
 """By task, the names of the videos that train it, and of those that validate it."""

@@ -13,7 +13,8 @@ from common.tasks import TASKS
 from train.data import faces as faces_
 from train.data.crops import CropReader, Pictures
 from train.data.faces import FaceSet
-from train.recipe import DataOptions, MaeSource, Recipe
+from train.data.sources import DataOptions, MaeSource
+from train.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,8 @@ def encoder_fold(recipe: Recipe) -> int:
 def encoder_learns(recipe: Recipe, data: TrainingData) -> bool:
     """Whether the encoder is trained on the faces of `data`, be it as a source of pretraining."""
     pretraining = data.pretraining.parts if data.pretraining else ()
-    return recipe.finetune is not None or any(crops is data.faces.crops for crops, _ in pretraining)
+    trained = recipe.finetune is not None or recipe.clips is not None
+    return trained or any(crops is data.faces.crops for crops, _ in pretraining)
 
 
 def _source(reader: CropReader, source: MaeSource, where: str, data: FaceSet, fold: int) -> Pictures:
@@ -89,6 +91,8 @@ def _check(recipe: Recipe, faces: FaceSet, encoder: FaceSet, lake: Lake) -> None
                 f"{where} can train the encoder: every video with a training label for expr also validates a task, "
                 "name fewer with data.validation"
             )
+    if recipe.clips is not None:
+        _check_task("expr", recipe.data, faces, where)
     for task in recipe.stages:
         _check_task(task, recipe.data, faces, where)
         _warn_of_absent(task, faces)
