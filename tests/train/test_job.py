@@ -349,6 +349,7 @@ def test_the_command_needs_no_compiler_and_prints_its_summary_and_nothing_else_o
         (["demo", "heads.temporal.model.kernels=3"], "did you mean 'heads.temporal.model.kernel'?"),
         (["demo", "heads.temporal.model.kind=rnn"], "model.kind' should be dfer_clip or linear or tcn_transformer"),
         (["demo", "heads.temporal.model={kind: linear, windowing: {window: 3}}"], "model.windowing' should be None"),
+        (["demo", "heads.temporal.model={kind: dfer_clip}"], "should have a model of frames: dfer_clip judges clips"),
         (["demo", "heads.temporal.model.windowing.stride=121"], "stride 121 must not exceed window 120"),
         (["demo", "heads.temporal.tasks=[pain]"], "should be one of va, expr, au"),
         (["demo", "preprocess.crop=[40, 0, 88]"], "must lie inside the aligned crop"),

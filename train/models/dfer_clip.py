@@ -35,6 +35,7 @@ class ClipWindowing(Windowing):
     fps: float = Field(5.0, gt=0, description="frames a second: window / the seconds that a clip of the data lasts")
     window: int = Field(16, gt=0, description="frames of a clip")
     stride: int = Field(4, gt=0, description="frames from one clip of a track to the next, in scoring")
+    gaps: Literal["repeat"] = Field("repeat", description="where a frame lacks the face, the last one is repeated")
 
 
 class DferClipOptions(HeadOptions):

@@ -114,6 +114,7 @@ def test_the_bundle_says_what_it_was_trained_on_and_with_which_texts(write: Writ
     assert head.options["prompts"]["descriptions"]["anger"] == "a anger face , number 3 of 7 ."
     assert (head.options["prompts"]["context"], head.options["prompts"]["specific"]) == (8, True)
     assert manifest.preprocess.mean is None
+    assert "clips of about 2 s; trained on FERV39k" in manifest.intended_use
     assert (manifest.metrics["uar"], manifest.metrics["war"]) == (0.4127, 0.5165)
     assert dfer_clip.published(file).name == "dfer_clip_dfew"
 

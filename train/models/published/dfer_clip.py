@@ -92,7 +92,8 @@ def published(
         classes = len(_one(tensors, "prompt_learner.token_prefix"))
         chosen = _dataset(classes, dataset)
         encoder, weights = _encoder(_below(tensors, "image_encoder."))
-        options, head = _head(tensors, chosen, seconds or chosen.seconds)
+        seconds = seconds or chosen.seconds
+        options, head = _head(tensors, chosen, seconds)
     except (ValueError, RuntimeError, IndexError) as error:  # the last two: of shapes that no layer has
         problem = str(error).splitlines()[0]
         raise UsageError(f"{file} is no checkpoint of DFER-CLIP that can be imported: {problem}") from None
@@ -110,7 +111,7 @@ def published(
             publisher="Zengqun Zhao and Ioannis Patras, github.com/zengqunzhao/DFER-CLIP", file=file.name, sha256=found
         ),
         licence="MIT",
-        intended_use=f"expressions of faces in short clips; trained on {chosen.title}, which is for research",
+        intended_use=f"expressions of faces in clips of about {seconds:g} s; trained on {chosen.title}, for research",
         metrics={
             "uar": chosen.uar,
             "war": chosen.war,
