@@ -150,7 +150,11 @@ def _engine(objective: Objective, stage: StageOptions, session: Session, steps: 
             "gradient_accumulation_steps": 1,
             "gradient_clipping": stage.clip or 0.0,  # 0: none
             # On a GPU, one buffer for all gradients avoids fragmented memory. On a CPU the copy costs 15 % of a step.
-            "zero_optimization": {"stage": session.zero, "contiguous_gradients": session.device != "cpu"},
+            "zero_optimization": {
+                "stage": session.zero,
+                "contiguous_gradients": session.device != "cpu",
+                "memory_efficient_linear": False,  # it would replace torch's own function for good
+            },
             "zero_allow_untested_optimizer": stage.optimiser == "sgd",  # DeepSpeed does not test it, our tests do
             "torch_autocast": {"enabled": session.precision == "bfloat16", "dtype": "bfloat16"},
             "steps_per_print": steps + 1,
