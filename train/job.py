@@ -55,7 +55,8 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
         folder.refuse_to_replace(out, lake)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = training.read(recipe, lake)
-    session = loop.Session(recipe.seed, recipe.zero, loop.resolve_precision(recipe.precision, device), device, work)
+    precision = loop.resolve_precision(recipe.precision, device)
+    session = loop.Session(recipe.seed, recipe.zero, precision, device, work, recipe.checkpoints)
     stages = Stages(recipe, data, session)
     _probe(work, work, "--work")
     with loop.process_group():
@@ -164,7 +165,7 @@ def _is_made(each: Run, out: Path, force: bool) -> bool:
     if not (made / MANIFEST).is_file():
         return False
     stated = Bundle.open(str(made)).manifest.recipe
-    wanted = each.recipe().model_dump(mode="json")
+    wanted = each.recipe().model_dump(mode="json", exclude={"checkpoints"})
     if all(stated.get(key) == value for key, value in wanted.items() if key != "precision"):
         return True
     if force:
@@ -240,7 +241,7 @@ def _write(
             | {"outputs": head.outputs, "threshold": TASKS[task].threshold, "thresholds": thresholds.get(task)}
             for task, head in trained.heads.items()
         },
-        "recipe": recipe.model_dump(mode="json") | {"precision": precision},
+        "recipe": recipe.model_dump(mode="json", exclude={"checkpoints"}) | {"precision": precision},
         "data": {
             **faces.origin,
             **counts,

@@ -1,7 +1,7 @@
 """The training loop: DeepSpeed's engine around any objective.
 
 DeepSpeed does ZeRO. Learning rate, order of examples, masks, dropout and augmentation depend only on the seed and the
-step.
+step. So a stage that was cut off goes on from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -9,20 +9,26 @@ from __future__ import annotations
 import copy
 import gc
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common import environment, log
+from common.bundle import weights
 from common.errors import MienError
-from train import optimiser
+from common.store.store import Store
+from train import interruption, optimiser, zero
+from train.checkpoint import Checkpoint, Checkpoints
+from train.interruption import Request
 from train.objectives import Batch, Objective
+from train.recipe import CheckpointOptions
 from train.schedule import Schedule
 from train.stage_log import StageLog
 from train.stage_options import StageOptions
@@ -40,6 +46,7 @@ class Session:
     precision: str  # float32 or bfloat16
     device: str
     work: Path  # the folder of the stages' logs and results
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
 
 
 def resolve_precision(wanted: str, device: str) -> str:
@@ -75,6 +82,11 @@ def process_group() -> Iterator[None]:
         deepspeed.comm.destroy_process_group()  # not torch's: DeepSpeed would not know that its groups are gone
 
 
+def checkpoints(session: Session, stage: str) -> Checkpoints:
+    """Those of a stage, by its name and digest."""
+    return Checkpoints(Store(str(session.work / "checkpoints")), stage, session.checkpoints.kept)
+
+
 def fit(
     name: str,
     objective: Objective,
@@ -87,41 +99,121 @@ def fit(
 ) -> Kept:
     """Trains the objective in place, on `examples` examples. Call it inside `process_group`.
 
-    `batch_at(step)` gives the batch of a step. `validation` measures the steps that the stage's options say and chooses
-    the weights to keep; without it, those of the last step are kept. `log_name`: of the log's files, the stage's unless
-    given. Raises MienError if the loss or a gradient is not finite.
+    `batch_at(step)` gives the batch of a step. `validation` measures the weights after the steps that the stage's
+    options say and chooses those to keep; without it, those of the last step are kept. `log_name`: of the stage's log
+    and checkpoints, its name unless given. The newest checkpoint of that name is gone on from. Raises MienError if the
+    loss or a gradient is not finite, and KeyboardInterrupt, once a checkpoint is written, on Ctrl-C or SIGTERM.
     """
+    log_name = log_name or name
     schedule = Schedule(stage, examples)
-    last = schedule.steps - 1
+    kept_here = checkpoints(session, log_name)
+    start = _restored(objective, validation, kept_here.newest())
     objective.to(session.device)
     # A copy is trained: ZeRO-3 takes a network's weights apart for good, and validation needs a network that is whole.
     engine = _engine(copy.deepcopy(objective).train(), stage, session, schedule.steps)
-    batch_at(0)  # what is made once for all batches, such as features, would be counted as time of the first step
-    with StageLog(name, session.work, schedule.steps, stage.batch, log_name or name) as out:
-        for step in range(schedule.steps):
-            torch.manual_seed(step_seed(session.seed, name, step))
-            rate = schedule.learning_rate(step)
-            optimiser.set_rate(engine.optimizer, rate)
-            loss = engine({key: value.to(session.device) for key, value in batch_at(step).items()})
-            engine.backward(loss)
-            engine.step()
-            out.count(loss)
-            validated = validation is not None and schedule.validates(step)
-            # ZeRO 1 and 2 do not fail by gradients that are not finite: they leave the weights as they are.
-            skipped = engine.skipped_steps > 0
-            if skipped or validated or step == last or step % max(1, schedule.steps // _LOGGED) == 0:
-                mean = out.mean_loss()
-                if skipped or not math.isfinite(mean):
-                    what = "gradients are not finite" if math.isfinite(mean) else f"loss is {mean}"
-                    raise MienError(f"{name}: the {what} at step {step}: lower that stage's lr or clip")
-                metrics = validation.run(step, objective, _weights(engine)) if validation and validated else {}
-                out.write(step, mean, rate, metrics)
+    if start.step:
+        zero.restore(engine, start.tensors["moments"], start.step)
+    batch_at(start.step)  # what is made once for all batches, such as features, would be counted as time of a step
+    with StageLog(name, session.work, schedule.steps, stage.batch, log_name, start.state.get("log")) as out:
+        course = _Course(name, objective, engine, batch_at, schedule, session, validation, kept_here, out)
+        with interruption.awaited() as request:
+            for step in range(start.step, schedule.steps):
+                course.step(step)
+                course.keep(step, request)
     kept = validation.kept if validation else None
     objective.load_state_dict(validation.weights if validation and kept else _weights(engine))
     engine.destroy()
-    del engine
+    del engine, course
     gc.collect()  # the engine and its hooks refer to each other, so only the garbage collector frees them
-    return kept or Kept(last)
+    return kept or Kept(schedule.steps - 1)
+
+
+def _restored(objective: Objective, validation: Validation | None, found: Checkpoint | None) -> Checkpoint:
+    """Gives the objective and its validation what the checkpoint has. Without one, that of a stage that begins."""
+    if found is None:
+        return Checkpoint(0, {}, {})
+    try:
+        objective.load_state_dict(found.tensors["weights"])
+    except RuntimeError as error:
+        raise MienError(f"the checkpoint of step {found.step} is of another model: {error}") from None
+    if validation is not None:
+        validation.restore(found.state["kept"], found.tensors.get("best", {}))
+    log.get("train").info("stage goes on from a checkpoint", step=found.step)
+    return found
+
+
+@dataclass(eq=False)
+class _Course:
+    """The steps of a stage: each trains, and after some of them weights are measured or a checkpoint is written."""
+
+    name: str
+    objective: Objective
+    engine: Any
+    batch_at: Callable[[int], Batch]
+    schedule: Schedule
+    session: Session
+    validation: Validation | None
+    checkpoints: Checkpoints
+    out: StageLog
+
+    def __post_init__(self) -> None:
+        self._last = self.schedule.steps - 1
+        self._kept_at = time.monotonic()
+
+    def step(self, step: int) -> None:
+        """Trains one step, and writes a line of the log after some of them. Raises MienError if it is not finite."""
+        engine = self.engine
+        torch.manual_seed(step_seed(self.session.seed, self.name, step))
+        rate = self.schedule.learning_rate(step)
+        optimiser.set_rate(engine.optimizer, rate)
+        loss = engine({key: value.to(self.session.device) for key, value in self.batch_at(step).items()})
+        engine.backward(loss)
+        engine.step()
+        self.out.count(loss)
+        validated = self.validation is not None and self.schedule.validates(step)
+        # ZeRO 1 and 2 do not fail by gradients that are not finite: they leave the weights as they are.
+        skipped = engine.skipped_steps > 0
+        if skipped or validated or step == self._last or step % max(1, self.schedule.steps // _LOGGED) == 0:
+            losses = self.out.losses()
+            self._check(step, losses)
+            if skipped:
+                self._fail(step, "gradients are not finite")
+            metrics: Mapping[str, float] = {}
+            if self.validation and validated:
+                metrics = self.validation.run(step, self.objective, _weights(engine))
+            self.out.write(step, losses, rate, metrics)
+
+    def keep(self, step: int, request: Request) -> None:
+        """Writes a checkpoint after a step if it is time or if that is asked for, which then ends the training."""
+        every, seconds = self.session.checkpoints.steps, 60 * self.session.checkpoints.minutes
+        due = time.monotonic() - self._kept_at >= seconds or (every is not None and (step + 1) % every == 0)
+        if step == self._last or not (due or request.made):
+            return
+        log_state, kept = self.out.state(), self.validation.state() if self.validation else None
+        self._check(step, log_state["losses"])
+        tensors = {"weights": _weights(self.engine), "moments": zero.moments(self.engine)}
+        if not all(tensor.isfinite().all() for tensor in tensors["weights"].values()):
+            self._fail(step, "weights are not finite")
+        if self.validation and kept:
+            tensors["best"] = self.validation.weights
+        self.checkpoints.save(Checkpoint(step + 1, tensors, {"log": log_state, "kept": kept}))
+        self._kept_at = time.monotonic()
+        if request.made:
+            raise KeyboardInterrupt
+
+    def _check(self, step: int, losses: Sequence[float]) -> None:
+        """Raises MienError if one of the last losses, those up to `step`, is not finite."""
+        for at, loss in enumerate(losses, step - len(losses) + 1):
+            if not math.isfinite(loss):
+                self._fail(at, f"loss is {loss}")
+
+    def _fail(self, step: int, what: str) -> NoReturn:
+        """Keeps the batch of the step and raises MienError."""
+        file = self.session.work / f"{self.name}-batch-{step}.safetensors"
+        weights.save(file, self.batch_at(step))
+        raise MienError(
+            f"{self.name}: the {what} at step {step}: lower that stage's lr or clip, or look at its batch, {file}"
+        )
 
 
 def _weights(engine: Any) -> dict[str, Tensor]:

@@ -22,6 +22,14 @@ from train.models.registry import AnyEncoder
 from train.stage_options import ClipStage, FinetuneStage, HeadStage, MaeStage
 
 
+class CheckpointOptions(Config):
+    """When a stage keeps its state, so that it can go on from there. It changes no result."""
+
+    minutes: float = Field(10.0, gt=0, description="from one checkpoint to the next")
+    steps: int | None = Field(None, gt=0, description="also after each so many steps; null: no")
+    kept: int = Field(2, ge=1, description="how many are kept: the newest ones")
+
+
 class Recipe(Config):
     """A whole run; `init` are the encoder's weights to start fine-tuning from, instead of pretraining.
 
@@ -36,6 +44,7 @@ class Recipe(Config):
         "auto", description="auto: bfloat16 where the processor multiplies it fast, float32 elsewhere"
     )
     zero: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed's ZeRO stage")
+    checkpoints: CheckpointOptions = CheckpointOptions()
     data: DataOptions = DataOptions()
     crop: Crop = Crop(size=112)
     preprocess: Preprocess

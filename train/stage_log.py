@@ -5,40 +5,59 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.progress import Progress
 
 
 class StageLog:
-    """The log of one stage, in place of an older one: `<file>.jsonl` and `tensorboard/<file>/` in the work folder.
+    """The log of one stage: `<file>.jsonl` and `tensorboard/<file>/` in the work folder.
 
     A line has the stage, the step, the mean loss since the line before, the learning rate, examples per second since
-    then (validation not counted), seconds since the start, and where the stage was validated after the step, `metrics`.
+    then (validation not counted), seconds of training, and where the stage was validated after the step, `metrics`.
+    A stage that goes on keeps the lines of the steps it has; one that begins replaces an older log.
     """
 
-    def __init__(self, name: str, work: Path, steps: int, batch: int, file: str) -> None:
+    def __init__(
+        self, name: str, work: Path, steps: int, batch: int, file: str, state: Mapping[str, Any] | None = None
+    ) -> None:
+        """`state`: that of the log of the same stage when it was cut off."""
+        before = state or {"steps": 0, "losses": [], "wall_s": 0.0}
         self._name, self._work, self._batch, self._file = name, work, batch, file
-        self._loss: Tensor | None = None  # sum over the steps since the last line
-        self._steps, self._busy_s, self._note = 0, 0.0, ""
+        self._first: int = before["steps"]
+        self._losses: list[Tensor] = []  # of the steps since the last line, but for those of `state`
+        self._earlier: list[float] = before["losses"]
+        self._wall_s: float = before["wall_s"]
+        self._done, self._counted, self._busy_s, self._note = self._first, 0, 0.0, ""
         self._progress = Progress(total=steps, unit="step", name=name, rate_of="sample", note=lambda: self._note)
         self._open = ExitStack()
 
     def __enter__(self) -> StageLog:
         from tensorboardX import SummaryWriter
 
-        events = self._work / "tensorboard" / self._file
-        shutil.rmtree(events, ignore_errors=True)
-        self._lines = self._open.enter_context((self._work / f"{self._file}.jsonl").open("w", buffering=1))
-        self._events = self._open.enter_context(SummaryWriter(str(events), flush_secs=10))
+        events, lines = self._work / "tensorboard" / self._file, self._work / f"{self._file}.jsonl"
+        if self._first and lines.exists():
+            kept = [line for line in lines.read_text().splitlines(True) if _step(line) < self._first]
+            lines.write_text("".join(kept))
+        else:
+            lines.write_text("")
+            shutil.rmtree(events, ignore_errors=True)
+        self._lines = self._open.enter_context(lines.open("a", buffering=1))
+        # TensorBoard leaves out what an older file says of steps from `purge_step` on.
+        self._events = self._open.enter_context(
+            SummaryWriter(str(events), flush_secs=10, purge_step=self._first or None)
+        )
         self._open.enter_context(self._progress)
+        self._progress.skip(done=self._first)
         self._started = self._resumed = time.monotonic()
         return self
 
@@ -49,27 +68,42 @@ class StageLog:
 
     def count(self, loss: Tensor) -> None:
         """Counts a step. Its loss may be on a GPU: it is not waited for."""
-        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
-        self._steps += 1
+        self._losses.append(loss.detach())
+        self._counted += 1
+        self._done += 1
         self._progress.update(done=1, frames=self._batch)
 
-    def mean_loss(self) -> float:
+    def losses(self) -> list[float]:
         """Of the steps since the last line. The time after this call, until the next line, does not count as theirs."""
-        assert self._loss is not None
-        mean = float(self._loss) / self._steps
+        values = torch.stack(self._losses).tolist() if self._losses else []
         self._busy_s = time.monotonic() - self._resumed
-        return mean
+        return self._earlier + values
 
-    def write(self, step: int, loss: float, rate: float, metrics: Mapping[str, float]) -> None:
-        """Writes a line for the steps since the last one; a metric that is NaN is written as null."""
-        speed = self._steps * self._batch / max(self._busy_s, 1e-9)
+    def state(self) -> dict[str, Any]:
+        """What the log of the same stage needs to go on, for JSON."""
+        return {"steps": self._done, "losses": self.losses(), "wall_s": self._wall()}
+
+    def write(self, step: int, losses: Sequence[float], rate: float, metrics: Mapping[str, float]) -> None:
+        """Writes a line for the steps since the last one, whose losses are given; a metric that is NaN is null."""
+        speed, loss = self._counted * self._batch / max(self._busy_s, 1e-9), math.fsum(losses) / len(losses)
         known = {name: None if math.isnan(value) else value for name, value in metrics.items()}
         line: dict[str, Any] = {"stage": self._name, "step": step, "loss": loss, "lr": rate}
-        line |= {"samples_per_s": round(speed, 1), "wall_s": round(time.monotonic() - self._started, 3)}
+        line |= {"samples_per_s": round(speed, 1), "wall_s": round(self._wall(), 3)}
         self._lines.write(json.dumps(line | ({"metrics": known} if known else {})) + "\n")
         scalars = {"loss": loss, "lr": rate, "samples_per_s": speed}
         scalars |= {f"validation/{name}": value for name, value in known.items() if value is not None}
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
         self._note = f"loss {loss:.3g}"
-        self._loss, self._steps, self._resumed = None, 0, time.monotonic()
+        self._losses, self._earlier, self._counted, self._resumed = [], [], 0, time.monotonic()
+
+    def _wall(self) -> float:
+        return self._wall_s + time.monotonic() - self._started
+
+
+def _step(line: str) -> int:
+    """The step of a line of the log; of half a line, one that is after all others."""
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return sys.maxsize

@@ -75,7 +75,7 @@ class Stages:
             self._encoder = recipe.encoder.build()
             start = recipe.weights
             self._init = None if start is None else initial.load(self._encoder, recipe.encoder.adopt, start)
-        parts = {"preprocess", "crop", "encoder", "seed", "zero"}
+        parts = {"preprocess", "crop", "encoder", "seed"}
         self._shared: dict[str, Any] = recipe.model_dump(mode="json", include=parts) | {
             "precision": session.precision,
             "code_version": common.__version__,
@@ -226,6 +226,7 @@ class Stages:
             record = {"examples": examples, "steps": steps, **asdict(kept)}
             trained(self._finished.file(kept_as))
             self._finished.keep(kept_as, model, record)
+            loop.checkpoints(self._session, kept_as).clear()
         self._records[name] = {**record, "file": self._finished.file(kept_as).name}
         return digest
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -56,6 +56,13 @@ class Validation:
         self._task, self._measure, self._select = task, measure, select
         self.kept: Kept | None = None
         self.weights: dict[str, Tensor] = {}
+
+    def state(self) -> dict[str, Any] | None:
+        """What is kept so far, for JSON; `restore` takes it, and `weights`, in another process."""
+        return asdict(self.kept) if self.kept is not None else None
+
+    def restore(self, state: Mapping[str, Any] | None, weights: Mapping[str, Tensor]) -> None:
+        self.kept, self.weights = Kept(**state) if state is not None else None, dict(weights)
 
     def run(self, step: int, objective: Objective, weights: Mapping[str, Tensor]) -> Mapping[str, float]:
         """The metrics of these weights, which `objective` has from now on. Of equal scores, the first is the best."""

@@ -25,12 +25,17 @@ class WeightsRecord(Config):
 
 def save(file: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes the tensors and `metadata`. Raises OSError, and SafetensorError for tensors that cannot be stored."""
-    from safetensors.torch import save as serialise
+    # Not `save_file`: only the owner may read the files that it makes.
+    file.write_bytes(serialised(tensors, metadata))
+
+
+def serialised(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """What a file of these tensors holds. Raises SafetensorError for tensors that cannot be stored."""
+    from safetensors.torch import save
 
     # Cloned: safetensors refuses tensors that share storage, such as views of one matrix.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    # Not `save_file`: only the owner may read the files that it makes.
-    file.write_bytes(serialise(plain, metadata))
+    return save(plain, metadata)
 
 
 def record(file: Path) -> WeightsRecord:
