@@ -27,7 +27,7 @@ from train.models.prompts import PromptOptions, tokens
 from train.models.text_tower import LENGTH, VOCABULARY
 from train.recipe import Recipe
 
-STEPS, BATCH, RATE = 1000, 64, 1e-3
+STEPS, BATCH, RATE = 600, 64, 1e-3
 TEMPERATURE = 0.07
 TEMPLATES = ("an expression of {}.", "a face that shows {}.", "a photo of a person in {}.", "{}")
 

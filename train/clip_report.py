@@ -28,6 +28,7 @@ def report(
         return {}
     counts = np.bincount(labels, minlength=len(classes))
     confused = confusion(values.argmax(axis=1), labels, len(classes))
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
     intervals = bootstrap.intervals("clips", values, labels, video)
     return {
         **measure("clips", values, labels),
@@ -35,7 +36,7 @@ def report(
         "chance": {"uar": 1 / int((counts > 0).sum()), "war": float(counts.max() / counts.sum())},
         "clips": {"expr": len(labels)},
         "videos": {"expr": len(np.unique(video))},
-        "absent": [name for name, count in zip(classes, counts, strict=True) if not count],
+        "absent": {"expr": absent} if absent else {},
         "confusion": {
             name: dict(zip(classes, row.tolist(), strict=True)) for name, row in zip(classes, confused, strict=True)
         },
@@ -60,7 +61,7 @@ def _lines(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"{title} {metrics[name]:.3f}{sure}  by chance {metrics['chance'][name]:.3f}"
     yield f"{metrics['clips']['expr']} clips of {metrics['videos']['expr']} videos"
     if metrics["absent"]:
-        yield f"no clip shows {', '.join(metrics['absent'])}, which do not count"
+        yield f"no clip shows {', '.join(metrics['absent']['expr'])}, which do not count"
     names = list(metrics["confusion"])
     width = max(len(name) for name in names)
     yield "clips of a class (rows) by what they were taken for, %"

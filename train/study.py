@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field
@@ -24,13 +24,24 @@ Fold = Annotated[int, Field(ge=0)]
 Key = Annotated[str, Field(pattern=r"^[^=]+=")]
 
 
+AFFECT = {
+    "valence": ("ccc_valence",),
+    "arousal": ("ccc_arousal",),
+    "mean VA": ("ccc_valence", "ccc_arousal"),
+    "expression": ("f1_expression",),
+    "action units": ("f1_action_units",),
+}
+
+
 class Variant(Config):
     """One form of the recipe: the whole model, or the model without one of its parts."""
 
     title: str = Field(description="of its rows in the table")
     folds: tuple[Fold, ...] = Field((0,), min_length=1, description="folds that it is trained on, a run each")
     set: tuple[Key, ...] = Field((), description="keys of the recipe that differ, as KEY=VALUE")
-    published: dict[Fold, dict[str, float]] = Field({}, description="by fold, metrics of the publication by name")
+    published: dict[Fold | Literal["mean"], dict[str, float]] = Field(
+        {}, description="by fold, metrics of the publication by name; mean: those over all folds"
+    )
 
 
 class Study(Config):
@@ -41,6 +52,9 @@ class Study(Config):
     source: str = Field(description="the publication that it repeats, and where its published values are from")
     recipe: str = Field(description="name or file of the recipe")
     set: tuple[Key, ...] = Field((), description="keys of the recipe that differ in all runs, as KEY=VALUE")
+    columns: dict[str, tuple[str, ...]] = Field(
+        AFFECT, min_length=1, description="of the table: a heading, and the metrics whose mean stands below it"
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="each run once for each")
     variants: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Variant] = Field(min_length=1)
 
@@ -92,13 +106,14 @@ def is_study(name: str) -> bool:
 def load(name: str, keys: Sequence[str] = (), seeds: Sequence[int] = ()) -> Study:
     """The study of a name in `train/studies` or in a YAML file; `keys` of the recipe are set in all of its runs.
 
-    Raises UsageError, also for keys that are no recipe's: each run's recipe is built once.
+    Raises UsageError, also for keys that are no recipe's: the recipe of each variant and fold is built once.
     """
     file = Path(name) if Path(name).suffix in SUFFIXES else Path(str(_shipped() / f"{name}.yaml"))
     study = config.load(Study, file, ())
     study = study.model_copy(update={"set": (*study.set, *keys), "seeds": tuple(seeds) or study.seeds})
     for run in study.runs():
-        run.recipe()
+        if run.seed == study.seeds[0]:
+            run.recipe()
     return study
 
 

@@ -116,7 +116,13 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
             for name, value in single.items()
         ),
     )
-    others = {name: value for name, value in metrics.items() if isinstance(value, Mapping) and name != "chance"}
+    if confused := metrics.get("confusion"):
+        yield "\nClips of each class, by what they were taken for:\n"
+        yield from _table(
+            ("", *confused), ((name, *(str(count) for count in row.values())) for name, row in confused.items())
+        )
+    shown = ("chance", "confusion")
+    others = {name: value for name, value in metrics.items() if isinstance(value, Mapping) and name not in shown}
     others |= {"interval_95": {name: value for name, value in intervals.items() if name not in single}}
     rows = list(_flat(others))
     if rows:

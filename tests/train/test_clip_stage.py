@@ -99,7 +99,7 @@ def test_a_report_of_clips_is_read_in_classes_and_per_cent() -> None:
     assert found["war"] == 0.75
     assert found["chance"] == {"uar": 0.5, "war": 0.75}
     assert found["confusion"]["anger"] == {"anger": 2, "fear": 1, "sadness": 0}
-    assert found["absent"] == ["sadness"]
+    assert found["absent"] == {"expr": ["sadness"]}
     lines = clip_report.as_text(found).splitlines()
     assert lines[0].startswith("UAR 0.833  95 % interval ")
     assert lines[0].endswith("by chance 0.500")
@@ -216,7 +216,10 @@ def test_a_bundle_of_clips_has_the_encoder_and_a_head_and_says_how_it_was_select
     assert (record["by"], record["median_seconds"]) == ("uar", pytest.approx(1 / 3, abs=1e-3))
     assert manifest.metrics["seen_by_encoder_videos"]["expr"] == 0
     assert (root / "work" / "confusion-bundle.png").is_file()
-    assert "selected on the very videos that it was measured on" in card(manifest)
+    page = card(manifest)
+    assert "selected on the very videos that it was measured on" in page
+    anger = " | ".join(str(count) for count in manifest.metrics["confusion"]["anger"].values())
+    assert f"| anger | {anger} |" in page
 
 
 @pytest.mark.slow

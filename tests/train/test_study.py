@@ -35,7 +35,7 @@ def file_of(path: Path, **changes: Any) -> str:
 
 @pytest.mark.parametrize("name", study.names())
 def test_each_run_of_a_study_that_comes_with_mien_is_a_recipe_of_its_own(name: str) -> None:
-    runs = list(study.load(name).runs())
+    runs = list(study.load(name, seeds=(0,)).runs())
     recipes = [run.recipe() for run in runs]
     assert len({run.name for run in runs}) == len(runs)
     assert len({made.model_dump_json(exclude={"name"}) for made in recipes}) == len(runs)
@@ -55,6 +55,42 @@ def test_the_ablations_leave_out_what_their_names_say() -> None:
         for task in ("va", "expr", "au"):
             assert getattr(made[without].stages[task].model, key) == nothing
             assert getattr(made["full"].stages[task].model, key) != nothing
+
+
+def test_no_study_has_the_name_of_a_recipe() -> None:
+    for name in study.names():
+        with pytest.raises(UsageError, match=f"no recipe '{name}'"):
+            recipe.load(name)
+
+
+def test_the_rows_of_dfer_clips_tables_differ_from_it_as_their_names_say() -> None:
+    for name in ("dfer-baselines", "dfer-small"):
+        runs = study.load(name, seeds=(1,)).runs()
+        made = {run.variant: run.recipe().clips for run in runs if not run.fold}
+        head = {variant: stage.model for variant, stage in made.items()}
+        assert made["zero-shot"].frozen == made["linear-probe"].frozen == made["coop"].frozen == {"image"}
+        assert not made["fine-tuning"].frozen | made["full"].frozen | made["no-temporal"].frozen
+        assert head["zero-shot"].depth == head["zero-shot"].prompts.context == head["coop"].depth == 0
+        assert head["no-temporal"] == head["full"].model_copy(update={"depth": 0})
+        assert head["fine-tuning-temporal"] == head["full"].model_copy(update={"classifier": "linear"})
+        assert (head["coop"].prompts.conditional, head["co-coop"].prompts.conditional) == (False, True)
+    depths = [run.recipe().clips.model.depth for run in study.load("dfer-depths", seeds=(1,)).runs() if not run.fold]
+    contexts = [
+        run.recipe().clips.model.prompts.context
+        for run in study.load("dfer-contexts", seeds=(1,)).runs()
+        if not run.fold
+    ]
+    assert (depths, contexts) == ([0, 1, 2, 3], [4, 8, 16])
+
+
+def test_dfer_clips_main_table_has_the_folds_and_classes_of_each_dataset() -> None:
+    runs = list(study.load("dfer", seeds=(1,)).runs())
+    assert [(run.variant, run.fold) for run in runs] == [
+        *(("dfew", fold) for fold in range(5)),
+        ("ferv39k", 0),
+        *(("mafw", fold) for fold in range(5)),
+    ]
+    assert [len(runs[n].recipe().clips.classes) for n in (0, 5, 6)] == [7, 7, 11]
 
 
 def test_keys_of_the_command_line_hold_for_all_runs(tmp_path: Path) -> None:

@@ -111,6 +111,27 @@ def test_chance_is_the_better_of_the_guesses() -> None:
     )
 
 
+def test_a_study_names_the_columns_of_its_table_and_what_was_published_of_all_folds() -> None:
+    wanted = study(
+        recipe="dfer-clip",
+        columns={"UAR": ("uar",), "WAR": ("war",)},
+        variants={
+            "full": {"title": "whole", "folds": (0, 1), "published": {"mean": {"uar": 0.6, "war": 0.7}}},
+            "best": {"title": "tested", "set": ("clips.select=test",)},
+        },
+    )
+    full, other, _ = wanted.runs()
+    chance = {"uar": 1 / 7, "war": 0.4}
+    reached = {full: {"uar": 0.5, "war": 0.6, "chance": chance}, other: {"uar": 0.4, "war": 0.6, "chance": chance}}
+    made = table.made(wanted, reached)
+    assert made.headings == ("model", "fold", "UAR", "WAR", "published UAR", "published WAR")
+    assert cells(made, 0)["published UAR"] == table.MISSING
+    assert made.rows[2] == ("whole", "mean", "0.450 ± 0.071", "0.600 ± 0.000", "0.600", "0.700")
+    assert made.rows[-1] == ("by chance", "", "0.143", "0.400", "-", "-")
+    assert made.notes[0].startswith("UAR: mean over the classes")
+    assert "selected on the videos that are measured, as the publication did: best" in " ".join(made.notes)
+
+
 @pytest.fixture
 def shown() -> table.Table:
     wanted = study()
