@@ -118,6 +118,11 @@ def test_the_picture_of_a_confusion_has_each_share_in_its_square(tmp_path: Path)
     assert cv2.imread(str(tmp_path / "c.png")) is not None
 
 
+def test_a_model_of_frames_has_no_confusion_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="judges single frames"):
+        job.draw_confusion({"f1_expression": 0.5}, tmp_path / "c.png")
+
+
 # --- what is trained and validated
 
 

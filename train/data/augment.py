@@ -39,8 +39,10 @@ def augment(images: NDArray[np.uint8], options: AugmentOptions, rng: np.random.G
         gain, offset = 1 + options.light * rng.uniform(-1, 1, (2, count, 1, 1, 1))
         images = np.clip(np.rint(images * gain + 128 * (offset - 1)), 0, 255).astype(np.uint8)
     if options.brightness:
-        factor = 1 + options.brightness * rng.uniform(-1, 1, (count, 1, 1, 1))
-        images = np.clip(np.rint(images * factor), 0, 255).astype(np.uint8)
+        factors = 1 + options.brightness * rng.uniform(-1, 1, (count, 1))
+        tables = np.clip(np.rint(np.arange(256) * factors), 0, 255).astype(np.uint8)
+        brighter = [cv2.LUT(image.reshape(-1, side), table) for image, table in zip(images, tables, strict=True)]
+        images = np.stack(brighter)
     return np.ascontiguousarray(images).reshape(shape)
 
 
