@@ -63,9 +63,9 @@ def join_labels(faces: pd.DataFrame, labels: pd.DataFrame) -> tuple[NDArray[np.i
     videos = seen.groupby("video")["video_id"].nunique()
     seen["shared_name"] = seen["video"].isin(videos.index[videos > 1])
     seen["side"] = _sides(seen)
-    seen["longest"] = _longest(seen)
     rows = labels[["base_video", "subject", "frame_index"]].assign(label=np.arange(len(labels)))
     rows["of_clip"] = rows["frame_index"].isna()
+    seen["longest"] = _longest(seen) if rows["of_clip"].any() else False
     pairs = _by_frame(rows, seen).merge(seen, left_on=["base_video", "frame_index"], right_on=["video", "frame_index"])
     named = pairs["subject"].notna()
     pairs = pairs[~pairs["of_clip"] | pairs["longest"] | named]
@@ -93,10 +93,10 @@ def _by_frame(rows: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
 
 def _longest(seen: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether each face is of its video's track with the most faces; of several, of the one with the lowest number."""
-    tracks = seen.groupby(["video_id", "track_id"])["face"].size().rename("size").reset_index()
-    longest = tracks.sort_values(["size", "track_id"], ascending=[False, True]).drop_duplicates("video_id")
-    wanted = pd.MultiIndex.from_frame(longest[["video_id", "track_id"]])
-    return pd.MultiIndex.from_frame(seen[["video_id", "track_id"]]).isin(wanted)
+    sizes = seen.groupby(["video_id", "track_id"])["face"].transform("size")
+    largest = sizes == sizes.groupby(seen["video_id"]).transform("max")
+    tracks = seen["track_id"].where(largest)
+    return (tracks == tracks.groupby(seen["video_id"]).transform("min")).to_numpy()
 
 
 def _sides(seen: pd.DataFrame) -> NDArray[np.object_]:

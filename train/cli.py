@@ -125,9 +125,10 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, picture:
     from train.report_text import as_text
 
     if study.is_folder(bundle):
-        if overrides:
+        if overrides or picture:
             raise click.UsageError(
-                "the bundles of a study are compared with the labels of their recipes: leave out KEY=VALUE"
+                "the bundles of a study are compared with the labels of their recipes, in a table: leave out KEY=VALUE "
+                "and --picture"
             )
         made = study.stored(Path(bundle))
         return _show_table(job.tabulate(made, Path(bundle), Lake(lake) if lake else None), json)

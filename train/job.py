@@ -95,7 +95,7 @@ def evaluate_bundle(made: Bundle, lake: Lake, overrides: Sequence[str]) -> dict[
     model = load(made, "cuda" if torch.cuda.is_available() else "cpu")
     where = f"no face of {faces.source} in the lake {lake.url}"
     if any(HEADS[head.kind].of_clips for head in manifest.heads.values()):
-        metrics = evaluate_clips(model, faces, ClipCut(**manifest.recipe.get("clips", {}).get("cut", {})))
+        metrics = evaluate_clips(model, faces, ClipCut(**(manifest.recipe.get("clips") or {}).get("cut", {})))
         if not metrics:
             raise UsageError(f"{where} is of a validation clip with an expression that the bundle knows")
         return metrics | seen(faces, _encoder_of(manifest, reader, faces))

@@ -17,7 +17,7 @@ from common.bundle.folder import Bundle
 from common.cli import main
 from common.errors import UsageError
 from common.lake.layout import Lake
-from train import bootstrap, clip_report, confusion_picture, job, loop, metrics, recipe
+from train import bootstrap, clip_report, confusion_picture, job, loop, metrics, recipe, study
 from train.clip_stage import ClipTraining
 from train.data import training
 from train.objectives import ClipExpressions
@@ -43,10 +43,15 @@ clips:
 
 
 @pytest.fixture(scope="module")
-def recipe_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recipe]:
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("recipe") / "clips.yaml"
     path.write_text(RECIPE)
-    return lambda *keys: recipe.load(str(path), keys)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def recipe_of(recipe_file: str) -> Callable[..., Recipe]:
+    return lambda *keys: recipe.load(recipe_file, keys)
 
 
 def stage_of(chosen: Recipe, lake: Path, work: Path) -> ClipTraining:
@@ -248,6 +253,16 @@ def test_a_clip_that_nothing_is_trained_of_is_used_as_it_is(
     bundle = job.run(recipe_of(*keys), Lake(str(toy_lake)), tmp_path / "bundle")
     assert bundle.manifest.data["stages"]["clips"]["steps"] == 0
     assert 0 <= bundle.manifest.metrics["uar"] <= 1
+
+
+@pytest.mark.soak
+def test_every_row_of_the_small_table_is_trained_and_printed(recipe_file: str, toy_lake: Path, tmp_path: Path) -> None:
+    rows = study.load("dfer-small", seeds=(0,)).model_copy(
+        update={"recipe": recipe_file, "set": ("clips.epochs=null", "clips.steps=1")}
+    )
+    made = job.run_study(rows, Lake(str(toy_lake)), tmp_path / "table")
+    assert [row[0] for row in made.rows] == [*(variant.title for variant in rows.variants.values()), "by chance"]
+    assert all(0 <= float(cell) <= 1 for row in made.rows for cell in row[2:])
 
 
 def test_the_loss_is_the_cross_entropy_of_the_models_logits(
