@@ -13,8 +13,10 @@ from common.bundle.manifest import Preprocess
 from common.cli import main
 from common.lake.layout import Lake
 from train.data import faces as faces_
+from train.data.clips import cut
 from train.data.crops import CropReader
 from train.data.sources import DataOptions
+from train.stage_options import ClipCut
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +119,21 @@ def test_a_dataset_goes_from_its_folder_to_an_evaluated_bundle(dataset, build, f
     capsys.readouterr()
     assert main(["evaluate", str(bundle), "--lake", str(lake), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["frames"]["expr"] == frames
+
+
+@pytest.mark.parametrize(("dataset", "build"), [("dfew", dfew), ("mafw", mafw)])
+def test_each_fold_of_clips_tests_those_of_its_list_and_trains_on_the_others(dataset, build, tmp_path) -> None:
+    root, lake = tmp_path / "root", tmp_path / "lake"
+    build(root)
+    assert main(["label", dataset, str(root), "--lake", str(lake)]) == 0
+    assert main(["ingest", str(root), "--shipped", dataset, "--lake", str(lake), "--workers", "1"]) == 0
+    for fold in range(3):
+        faces = faces_.read(CropReader(Lake(str(lake)), WHOLE, 112), DataOptions(fold=fold))
+        clips = cut(faces, ("happiness", "sadness", "anger"), ClipCut())
+        assert clips.frames.tolist() == [2, 2, 2]
+        tested, trained = clips.of(faces.validation["expr"]), clips.of(faces.for_encoder())
+        assert [faces.names[number] for number in faces.video[tested.first]] == [f"{fold + 1:05d}"]
+        assert sorted([*tested.first, *trained.first]) == clips.first.tolist()
 
 
 def test_the_crops_of_two_people_in_one_video_get_each_their_own_labels(tmp_path, capsys) -> None:
