@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from safetensors.torch import save_file
 
 from common.bundle.card import card
 from common.bundle.folder import Bundle
 from common.cli import main
 from common.errors import UsageError
 from common.lake.layout import Lake
+from examples import small_clip
 from train import bootstrap, clip_report, confusion_picture, job, loop, metrics, recipe, study
 from train.clip_stage import ClipTraining
 from train.data import training
+from train.models import dfer_clip
 from train.objectives import ClipExpressions
 from train.recipe import Recipe
 
@@ -253,6 +256,24 @@ def test_a_clip_that_nothing_is_trained_of_is_used_as_it_is(
     bundle = job.run(recipe_of(*keys), Lake(str(toy_lake)), tmp_path / "bundle")
     assert bundle.manifest.data["stages"]["clips"]["steps"] == 0
     assert 0 <= bundle.manifest.metrics["uar"] <= 1
+
+
+def test_the_file_of_the_small_clip_gives_both_towers_their_weights(tmp_path: Path) -> None:
+    file = tmp_path / "small_clip.safetensors"
+    chosen = recipe.load("dfer-clip-small", (f"init={file}",))
+    torch.manual_seed(3)
+    made = small_clip.SmallClip(chosen)
+    save_file(made.published(), file)
+    classes = chosen.clips.classes
+    model, _ = dfer_clip.build(chosen.encoder, chosen.clips.model, classes, chosen.weights)
+    pictures = torch.randn(2, 3, 64, 64)
+    texts = small_clip.captions(classes)[0]  # the descriptions
+    with torch.no_grad():
+        torch.testing.assert_close(model.image(pictures), made.visual(pictures))
+        said = model.classifier.tower(made.token_embedding(texts), texts.argmax(-1))
+        torch.testing.assert_close(said, made.text(made.token_embedding(texts), texts.argmax(-1)))
+        for words, text in zip(model.classifier.prompts.words, texts, strict=True):
+            torch.testing.assert_close(words, made.token_embedding(text))
 
 
 @pytest.mark.soak
