@@ -42,7 +42,7 @@ RAY_ADDRESS = Variable("RAY_ADDRESS", "host:port of the Ray cluster that does th
 XDG_CACHE_HOME = Variable("XDG_CACHE_HOME", "folder below which bundles from S3 are kept; not set: ~/.cache")
 NO_COLOR = Variable("NO_COLOR", "set: logs on a terminal have no colours (no-color.org)")
 MIEN_LOG = Variable("MIEN_LOG", "'text' or 'json': form of the logs; not set: text on a terminal, JSON elsewhere")
-WORLD_SIZE = Variable("WORLD_SIZE", "how many processes a launcher such as torchrun has started")
+WORLD_SIZE = Variable("WORLD_SIZE", "how many processes a launcher such as torchrun has started for one training")
 MIEN_FAULT = Variable("MIEN_FAULT", "tests only: where this process is to fail, see common/faults.py")
 
 # What mien sets for the libraries that it uses
@@ -59,10 +59,16 @@ RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER = Variable(
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "'0': a Ray started here listens on 127.0.0.1 alone, as it does on macOS"
 )
 RAY_CLIENT_MODE = Variable("RAY_CLIENT_MODE", "'0', set by Ray itself once it runs")
+RANK = Variable("RANK", "number of this process among those of a training")
+MASTER_ADDR = Variable("MASTER_ADDR", "machine of process 0 of a training")
+MASTER_PORT = Variable("MASTER_PORT", "its port, where the processes of a training meet")
 LOCAL_RANK = Variable("LOCAL_RANK", "number of this process on its machine, which DeepSpeed asks for")
 DS_ACCELERATOR = Variable("DS_ACCELERATOR", "'cpu' or 'cuda'; if not set, DeepSpeed prints on stdout what it finds")
 OMP_WAIT_POLICY = Variable("OMP_WAIT_POLICY", "'PASSIVE': torch's threads sleep while they wait, and do not spin")
 NO_ALBUMENTATIONS_UPDATE = Variable("NO_ALBUMENTATIONS_UPDATE", "'1': albumentations does not ask for newer versions")
+
+# What a launcher sets beside WORLD_SIZE
+OF_A_LAUNCHER = (RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)
 
 # The whole environment of a decoder process, which gets nothing of ours. decord reads PATH.
 OF_A_DECODER = {"PATH": "", "OPENBLAS_NUM_THREADS": "1"}
@@ -71,6 +77,12 @@ OF_A_DECODER = {"PATH": "", "OPENBLAS_NUM_THREADS": "1"}
 def threads(count: int) -> dict[str, str]:
     """Variables that give the libraries of a new process `count` threads each; they read them at their import."""
     return {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def launched(rank: int, world: int, port: int) -> dict[str, str]:
+    """Variables for one of `world` processes of a training on this machine, as torchrun sets them."""
+    where = {MASTER_ADDR.name: "127.0.0.1", MASTER_PORT.name: str(port)}
+    return where | {RANK.name: str(rank), LOCAL_RANK.name: str(rank), WORLD_SIZE.name: str(world)}
 
 
 def logs(*, as_text: bool) -> dict[str, str]:

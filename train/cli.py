@@ -52,6 +52,9 @@ _force = click.option("--force", is_flag=True, help="Replace the bundle that is 
 @click.option(
     "--work", type=click.Path(path_type=Path), help="Folder for logs and finished stages. [default: OUT.train]"
 )
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Processes that share each batch. [default: 1]"
+)
 @click.option("--seeds", metavar="N,N...", callback=_numbers, help="Of a study: each of its runs once for each seed.")
 @_force
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
@@ -61,21 +64,27 @@ def train(
     lake: str,
     out: Path,
     work: Path | None,
+    workers: int | None,
     seeds: tuple[int, ...],
     force: bool,
     json: bool,
-) -> None:
+) -> int | None:
     """Train RECIPE, a name or a YAML file, on the faces and labels of a lake; writes a bundle.
 
     A study (abaw6, abaw8, or a YAML file) trains a bundle for each row of a published table that is not in OUT yet,
     and prints the table. KEY=VALUE then holds for all of its runs.
 
-    Each finished stage is kept in the work folder: the same command run again goes on with the stage that was cut off,
-    and recipes that share the folder (--work) train a stage once if they have it in common. init=FILE of another run
-    can start from the pretrained encoder, mae-<digest>.safetensors, which the bundle names under data.stages, or from
-    published weights (docs/import.md).
+    Checkpoints and finished stages are kept in the work folder: the same command run again goes on where it was cut
+    off, also with another number of workers, and recipes that share the folder (--work) train a stage once if they have
+    it in common. init=FILE of another run can start from the pretrained encoder, mae-<digest>.safetensors, which the
+    bundle names under data.stages, or from published weights (docs/import.md).
     """
     _quiet_threads()
+    if (workers or 1) > 1:
+        from train import launch
+
+        given = {"--lake": lake, "--out": out, "--work": work, "--seeds": ",".join(map(str, seeds))}
+        return launch.run(workers or 1, ["train", recipe, *overrides], given | {"--force": force, "--json": json})
     from common.bundle.card import CARD
     from common.cli import emit_json
     from common.lake.layout import Lake
@@ -84,12 +93,14 @@ def train(
     from train.report_text import as_text
 
     if study.is_study(recipe):
-        table = job.run_study(study.load(recipe, overrides, seeds), Lake(lake), out, work, force=force)
-        return _show_table(table, json)
+        _show_table(job.run_study(study.load(recipe, overrides, seeds), Lake(lake), out, work, force=force), json)
+        return None
     if seeds:
         raise click.UsageError("--seeds is for studies: a recipe takes seed=N")
     made = job.run(recipe_.load(recipe, overrides), Lake(lake), out, work, force=force)
     manifest = made.manifest
+    if not _tells():
+        return None
     if json:
         emit_json({"bundle": str(made.path), "id": manifest.id, **manifest.metrics})
     else:
@@ -147,6 +158,8 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, picture:
 def _show_table(table: Table, json: bool) -> None:
     from common.cli import emit_json
 
+    if not _tells():
+        return
     if json:
         emit_json({"title": table.title, "headings": table.headings, "rows": table.rows, "notes": table.notes})
     else:
@@ -277,9 +290,11 @@ def _write(published: Published, out: Path, force: bool, json: bool) -> None:
         click.echo(f"{made.manifest.name} {made.manifest.id} in {made.path}: {', '.join(columns)}")
 
 
-def _quiet_threads() -> None:
-    """Before torch is imported: threads that wait for one another sleep instead of spinning.
+def _tells() -> bool:
+    """Whether this is the process that tells what a training has made."""
+    return environment.RANK.get() in (None, "0")
 
-    Where other processes share the cores, spinning makes a step tens of times slower; alone it gains nothing.
-    """
+
+def _quiet_threads() -> None:
+    """Before torch is imported: threads that wait for one another sleep, as spinning slows down others on the cores."""
     environment.OMP_WAIT_POLICY.set_default("PASSIVE")

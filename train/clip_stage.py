@@ -21,7 +21,7 @@ from train.data.order import batch_indices
 from train.evaluate import clip_values
 from train.loop import Session, step_seed
 from train.metrics import measure
-from train.models import dfer_clip
+from train.models import dfer_clip, ranks
 from train.models.clip import ClipOptions
 from train.models.scoring import Head, ScoringModel
 from train.objectives import Batch, ClipExpressions, Objective
@@ -60,10 +60,10 @@ class ClipTraining:
         seed, stage = self._recipe.seed, self._stage
         chosen = batch_indices(len(self.clips), stage.batch, step, seed, drop_last=stage.drop_last)
         rng = np.random.default_rng(step_seed(seed, NAME, step))
-        rows = self.clips.drawn(chosen, self._window, rng)
+        rows = ranks.mine(self.clips.drawn(chosen, self._window, rng))
         images = self._faces.images(rows.ravel())
         images = augment(images.reshape(*rows.shape, *images.shape[1:]), stage.augment, rng)
-        return {"images": torch.from_numpy(images), "labels": torch.from_numpy(self.clips.labels[chosen])}
+        return {"images": torch.from_numpy(images), "labels": torch.from_numpy(self.clips.labels[ranks.mine(chosen)])}
 
     @property
     def validation(self) -> Validation | None:

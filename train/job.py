@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 import common
-from common import config, environment, log
+from common import config, log
 from common.bundle import folder
 from common.bundle.folder import Bundle
 from common.bundle.manifest import MANIFEST, BundleManifest
 from common.errors import UsageError
 from common.lake.layout import Lake
 from common.tasks import TASKS
-from train import curves, loop
+from train import curves, loop, processes
 from train import table as tables
 from train.data import faces as faces_
 from train.data import training
@@ -29,6 +29,7 @@ from train.data.faces import FaceSet
 from train.data.sources import DataOptions, Selection
 from train.data.training import TrainingData
 from train.evaluate import evaluate, evaluate_clips, predictions
+from train.models import ranks
 from train.models.options import part, weights_file
 from train.models.registry import HEADS
 from train.models.scoring import ScoringModel, load
@@ -48,8 +49,6 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
     `<out>.train` unless named. Raises UsageError for a lake without the faces or labels that it takes, for folders that
     cannot be written, for a bundle that is in `out` unless `force` replaces it, and for an `init` of another kind.
     """
-    if int(environment.WORLD_SIZE.get() or 1) > 1:
-        raise UsageError("mien train runs in one process: start it by itself, not with torchrun or another launcher")
     out, work = _folders(out, work)
     if not force:
         folder.refuse_to_replace(out, lake)
@@ -59,16 +58,23 @@ def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, forc
     session = loop.Session(recipe.seed, recipe.zero, precision, device, work, recipe.checkpoints)
     stages = Stages(recipe, data, session)
     _probe(work, work, "--work")
-    with loop.process_group():
+    with processes.process_group():
         trained = stages.run()
-    model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, device)
+        if ranks.rank() == 0:
+            _finish(recipe, out, session, data, trained)
+    return Bundle.open(out)
+
+
+def _finish(recipe: Recipe, out: Path, session: loop.Session, data: TrainingData, trained: Trained) -> None:
+    """Measures what was trained, draws the curves and writes the bundle."""
+    model = ScoringModel(trained.encoder, trained.heads, recipe.preprocess, session.device)
     metrics, thresholds = _measured(model, data, recipe)
     if "confusion" in metrics:
-        draw_confusion(metrics, work / f"confusion-{out.name}.png")
+        draw_confusion(metrics, session.work / f"confusion-{out.name}.png")
     if metrics:
         metrics |= seen(data.faces, data.encoder if training.encoder_learns(recipe, data) else None)
-    curves.draw(work / f"curves-{out.name}.png", trained.records)
-    return _write(out, recipe, session.precision, data, trained, metrics, thresholds)
+    curves.draw(session.work / f"curves-{out.name}.png", trained.records)
+    _write(out, recipe, session.precision, data, trained, metrics, thresholds)
 
 
 def _measured(model: ScoringModel, data: TrainingData, recipe: Recipe) -> tuple[dict[str, Any], Thresholds]:
@@ -128,14 +134,17 @@ def run_study(study: Study, lake: Lake, out: Path, work: Path | None = None, *, 
     """
     out = Path(os.path.abspath(out))
     work = work_folder(out, work)
-    missing = [each for each in study.runs() if not _is_made(each, out, force)]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / STUDY).write_text(study.model_dump_json(indent=2) + "\n")
-    for number, each in enumerate(missing, 1):
-        log.get("train").info("run of a study", run=each.name, number=number, of=len(missing))
-        run(each.recipe(), lake, out / each.name, work, force=force)
-        tabulate(study, out)
-    return tabulate(study, out)
+    with processes.process_group():
+        missing = [each for each in study.runs() if not _is_made(each, out, force)]
+        if ranks.rank() == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / STUDY).write_text(study.model_dump_json(indent=2) + "\n")
+        for number, each in enumerate(missing, 1):
+            log.get("train").info("run of a study", run=each.name, number=number, of=len(missing))
+            run(each.recipe(), lake, out / each.name, work, force=force)
+            if ranks.rank() == 0:
+                tabulate(study, out)
+        return tabulate(study, out)
 
 
 def tabulate(study: Study, out: Path, lake: Lake | None = None) -> Table:
@@ -153,9 +162,10 @@ def tabulate(study: Study, out: Path, lake: Lake | None = None) -> Table:
             for each, bundle in made.items()
         },
     )
-    (out / "table.txt").write_text(table.as_text() + "\n")
-    (out / "table.md").write_text(table.as_markdown())
-    table_picture.draw(table, out / "table.png")
+    if ranks.rank() == 0:
+        (out / "table.txt").write_text(table.as_text() + "\n")
+        (out / "table.md").write_text(table.as_markdown())
+        table_picture.draw(table, out / "table.png")
     return table
 
 

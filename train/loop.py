@@ -10,8 +10,7 @@ import copy
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import environment, log
+from common import log
 from common.bundle import weights
 from common.errors import MienError
+from common.faults import fault
 from common.store.store import Store
-from train import interruption, optimiser, zero
+from train import interruption, optimiser, processes, zero
 from train.checkpoint import Checkpoint, Checkpoints
 from train.interruption import Request
+from train.models import ranks
 from train.objectives import Batch, Objective
 from train.recipe import CheckpointOptions
 from train.schedule import Schedule
@@ -61,27 +62,6 @@ def resolve_precision(wanted: str, device: str) -> str:
     return "bfloat16" if fast else "float32"
 
 
-@contextmanager
-def process_group() -> Iterator[None]:
-    """A process group of this process alone, for the block, with DeepSpeed initialised on it."""
-    environment.LOCAL_RANK.set_default("0")
-    environment.DS_ACCELERATOR.set_default("cuda" if torch.cuda.is_available() else "cpu")
-    import deepspeed
-    import torch.distributed as dist
-
-    log.adopt("DeepSpeed")
-    # Creating DeepSpeed's CPU backend would compile this operator, which only its inference uses.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", store=store, rank=0, world_size=1)
-    try:
-        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-        yield
-        dist.barrier()
-    finally:
-        deepspeed.comm.destroy_process_group()  # not torch's: DeepSpeed would not know that its groups are gone
-
-
 def checkpoints(session: Session, stage: str) -> Checkpoints:
     """Those of a stage, by its name and digest."""
     return Checkpoints(Store(str(session.work / "checkpoints")), stage, session.checkpoints.kept)
@@ -97,35 +77,46 @@ def fit(
     validation: Validation | None = None,
     log_name: str = "",
 ) -> Kept:
-    """Trains the objective in place, on `examples` examples. Call it inside `process_group`.
+    """Trains the objective in place, on `examples` examples. Call it inside `processes.process_group`; all
+    processes share each batch and end with the same weights.
 
-    `batch_at(step)` gives the batch of a step. `validation` measures the weights after the steps that the stage's
-    options say and chooses those to keep; without it, those of the last step are kept. `log_name`: of the stage's log
-    and checkpoints, its name unless given. The newest checkpoint of that name is gone on from. Raises MienError if the
-    loss or a gradient is not finite, and KeyboardInterrupt, once a checkpoint is written, on Ctrl-C or SIGTERM.
+    `batch_at(step)` gives this process's part of the batch of a step (`ranks.mine`). `validation` measures the weights
+    after the steps that the stage's options say and chooses those to keep; without it, those of the last step are kept.
+    `log_name`: of the stage's log and checkpoints, its name unless given. The newest checkpoint of that name is gone on
+    from. Raises MienError if the loss or a gradient is not finite, and KeyboardInterrupt, once a checkpoint is written,
+    on Ctrl-C or SIGTERM.
     """
     log_name = log_name or name
     schedule = Schedule(stage, examples)
     kept_here = checkpoints(session, log_name)
-    start = _restored(objective, validation, kept_here.newest())
+    start = _restored(objective, validation, _newest(kept_here))
     objective.to(session.device)
     # A copy is trained: ZeRO-3 takes a network's weights apart for good, and validation needs a network that is whole.
     engine = _engine(copy.deepcopy(objective).train(), stage, session, schedule.steps)
     if start.step:
         zero.restore(engine, start.tensors["moments"], start.step)
-    batch_at(start.step)  # what is made once for all batches, such as features, would be counted as time of a step
-    with StageLog(name, session.work, schedule.steps, stage.batch, log_name, start.state.get("log")) as out:
+    out = StageLog(name, session.work, schedule.steps, stage.batch, log_name, start.state.get("log"))
+    with ranks.sharing(stage.batch):
+        batch_at(start.step)  # what is made once for all batches, such as features, would be counted as time of a step
         course = _Course(name, objective, engine, batch_at, schedule, session, validation, kept_here, out)
-        with interruption.awaited() as request:
+        with out, interruption.awaited() as request:
             for step in range(start.step, schedule.steps):
                 course.step(step)
                 course.keep(step, request)
     kept = validation.kept if validation else None
     objective.load_state_dict(validation.weights if validation and kept else _weights(engine))
+    processes.take_from_first(objective.state_dict())  # it alone knows which weights are the best
     engine.destroy()
     del engine, course
     gc.collect()  # the engine and its hooks refer to each other, so only the garbage collector frees them
     return kept or Kept(schedule.steps - 1)
+
+
+def _newest(checkpoints: Checkpoints) -> Checkpoint | None:
+    """The newest checkpoint, as process 0 finds it."""
+    found = checkpoints.newest() if ranks.rank() == 0 else None
+    step = processes.highest(found.step if found else 0)
+    return found or (checkpoints.read(step) if step else None)
 
 
 def _restored(objective: Objective, validation: Validation | None, found: Checkpoint | None) -> Checkpoint:
@@ -163,6 +154,7 @@ class _Course:
     def step(self, step: int) -> None:
         """Trains one step, and writes a line of the log after some of them. Raises MienError if it is not finite."""
         engine = self.engine
+        fault("train.step", f"{self.name} step={step} rank={ranks.rank()}.")
         torch.manual_seed(step_seed(self.session.seed, self.name, step))
         rate = self.schedule.learning_rate(step)
         optimiser.set_rate(engine.optimizer, rate)
@@ -180,14 +172,17 @@ class _Course:
                 self._fail(step, "gradients are not finite")
             metrics: Mapping[str, float] = {}
             if self.validation and validated:
-                metrics = self.validation.run(step, self.objective, _weights(engine))
+                current = _weights(engine)
+                metrics = self.validation.run(step, self.objective, current) if ranks.rank() == 0 else {}
             self.out.write(step, losses, rate, metrics)
 
     def keep(self, step: int, request: Request) -> None:
         """Writes a checkpoint after a step if it is time or if that is asked for, which then ends the training."""
         every, seconds = self.session.checkpoints.steps, 60 * self.session.checkpoints.minutes
         due = time.monotonic() - self._kept_at >= seconds or (every is not None and (step + 1) % every == 0)
-        if step == self._last or not (due or request.made):
+        wish = 2 if request.made else int(due and ranks.rank() == 0)
+        wish = 0 if step == self._last else processes.highest(wish)
+        if not wish:
             return
         log_state, kept = self.out.state(), self.validation.state() if self.validation else None
         self._check(step, log_state["losses"])
@@ -196,9 +191,10 @@ class _Course:
             self._fail(step, "weights are not finite")
         if self.validation and kept:
             tensors["best"] = self.validation.weights
-        self.checkpoints.save(Checkpoint(step + 1, tensors, {"log": log_state, "kept": kept}))
+        if ranks.rank() == 0:
+            self.checkpoints.save(Checkpoint(step + 1, tensors, {"log": log_state, "kept": kept}))
         self._kept_at = time.monotonic()
-        if request.made:
+        if wish == 2:
             raise KeyboardInterrupt
 
     def _check(self, step: int, losses: Sequence[float]) -> None:
@@ -210,7 +206,9 @@ class _Course:
     def _fail(self, step: int, what: str) -> NoReturn:
         """Keeps the batch of the step and raises MienError."""
         file = self.session.work / f"{self.name}-batch-{step}.safetensors"
-        weights.save(file, self.batch_at(step))
+        if ranks.rank() == 0:
+            with ranks.alone():
+                weights.save(file, self.batch_at(step))
         raise MienError(
             f"{self.name}: the {what} at step {step}: lower that stage's lr or clip, or look at its batch, {file}"
         )
@@ -238,7 +236,7 @@ def _engine(objective: Objective, stage: StageOptions, session: Session, steps: 
         optimizer=optimiser.build(objective, stage, session.device),
         dist_init_required=False,
         config={
-            "train_micro_batch_size_per_gpu": stage.batch,
+            "train_micro_batch_size_per_gpu": math.ceil(stage.batch / ranks.size()),
             "gradient_accumulation_steps": 1,
             "gradient_clipping": stage.clip or 0.0,  # 0: none
             # On a GPU, one buffer for all gradients avoids fragmented memory. On a CPU the copy costs 15 % of a step.

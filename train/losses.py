@@ -1,4 +1,7 @@
-"""The losses, in float32 and over annotated frames only. Without an annotated frame, loss and gradient are 0."""
+"""The losses, over the annotated frames of the whole batch, which several processes may share.
+
+Without an annotated frame, loss and gradient are 0.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.tasks import AnyOf, OneOf
+from train.models import ranks
 
 
 def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
@@ -16,23 +20,23 @@ def concordance_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     CCC = 2 cov / (var_x + var_y + (mean_x - mean_y)^2) over all annotated frames of the batch (Lin 1989). Covariance
     and variances are means; the ABAW papers print the covariance without its 1/N, surely by mistake.
     """
-    known = ~labels.isnan()
-    count = known.sum(dim=tuple(range(labels.ndim - 1))).clamp(min=1)
-    x = torch.where(known, predictions.float(), 0).flatten(0, -2)
-    y = torch.where(known, labels.float(), 0).flatten(0, -2)
-    mean_x, mean_y = x.sum(0) / count, y.sum(0) / count
-    known = known.flatten(0, -2)
-    dx, dy = torch.where(known, x - mean_x, 0), torch.where(known, y - mean_y, 0)
-    covariance, spread = (dx * dy).sum(0) / count, ((dx**2).sum(0) + (dy**2).sum(0)) / count
-    ccc = 2 * covariance / (spread + (mean_x - mean_y) ** 2 + 1e-8)
-    return torch.where(known.any(0), 1 - ccc, 0).sum()
+    known = ~labels.isnan().flatten(0, -2)
+    x = torch.where(known, predictions.double().flatten(0, -2), 0)
+    y = torch.where(known, labels.double().flatten(0, -2), 0)
+    # Moments as float64: exact enough to be summed over processes before the means are taken off.
+    sums = torch.stack([each.sum(0) for each in (known.double(), x, y, x * x, y * y, x * y)])
+    count, *moments = ranks.total(sums)
+    mean_x, mean_y, square_x, square_y, product = (moment / count.clamp(min=1) for moment in moments)
+    spread = square_x - mean_x**2 + square_y - mean_y**2
+    ccc = 2 * (product - mean_x * mean_y) / (spread + (mean_x - mean_y) ** 2 + 1e-8)
+    return torch.where(count > 0, 1 - ccc, 0).sum().float()
 
 
 def expression_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of logits [..., 8], labels int64 [...], -1 where not annotated."""
     logits, labels = predictions.float().flatten(0, -2), labels.flatten()
     total = nn.functional.cross_entropy(logits, labels, ignore_index=OneOf.missing, reduction="sum")
-    return total / (labels != OneOf.missing).sum().clamp(min=1)
+    return _mean(total, (labels != OneOf.missing).sum())
 
 
 def action_unit_loss(predictions: Tensor, labels: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def action_unit_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     each = nn.functional.binary_cross_entropy_with_logits(
         predictions.float(), labels.clamp(min=0).float(), reduction="none"
     )
-    return torch.where(known, each, 0).sum() / known.sum().clamp(min=1)
+    return _mean(torch.where(known, each, 0).sum(), known.sum())
 
 
 def masked_patch_loss(rebuilt: Tensor, patches: Tensor, counted: Tensor, *, normalise: bool = False) -> Tensor:
@@ -53,7 +57,13 @@ def masked_patch_loss(rebuilt: Tensor, patches: Tensor, counted: Tensor, *, norm
     if normalise:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     error = ((rebuilt.float() - target) ** 2).mean(-1)
-    return (error * counted).sum() / counted.sum().clamp(min=1)
+    return _mean((error * counted).sum(), counted.sum())
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    """Over the batches of all processes."""
+    total, count = ranks.total(torch.stack([total.double(), count.double()]))
+    return (total / count.clamp(min=1)).float()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

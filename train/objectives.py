@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.bundle.manifest import Preprocess
 from common.tasks import TASKS, Task
 from train import losses
+from train.models import ranks
 from train.models.dfer_clip import DferClip
 from train.models.linear import LinearOptions
 from train.models.options import HeadOptions
@@ -46,7 +47,8 @@ class MaePretrain(Objective):
     def forward(self, batch: Batch) -> Tensor:
         images = normalise(batch["images"], self.preprocess)
         patches = self.model.patches(images)
-        rebuilt, hidden = self.model(images, torch.rand(patches.shape[:2], device=images.device))
+        noise = ranks.mine(torch.rand((ranks.whole(len(patches)), patches.shape[1]), device=images.device))
+        rebuilt, hidden = self.model(images, noise)
         counted = torch.ones_like(hidden) if self.counts_all else hidden
         return losses.masked_patch_loss(rebuilt, patches, counted, normalise=self.norm_pix)
 
@@ -78,7 +80,8 @@ class HeadObjective(Objective):
     def forward(self, batch: Batch) -> Tensor:
         features = batch["features"]
         if self.noise:
-            features = features + self.noise * torch.randn_like(features)
+            drawn = torch.randn((ranks.whole(len(features)), *features.shape[1:]), device=features.device)
+            features = features + self.noise * ranks.mine(drawn)
         return self.loss(self.model(features, batch["valid"]), batch["labels"])
 
 

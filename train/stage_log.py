@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.progress import Progress
+from train.models import ranks
 
 
 class StageLog:
@@ -24,7 +25,8 @@ class StageLog:
 
     A line has the stage, the step, the mean loss since the line before, the learning rate, examples per second since
     then (validation not counted), seconds of training, and where the stage was validated after the step, `metrics`.
-    A stage that goes on keeps the lines of the steps it has; one that begins replaces an older log.
+    Of several processes, process 0 alone writes. A stage that goes on keeps the lines of the steps it has; one that
+    begins replaces an older log.
     """
 
     def __init__(
@@ -42,6 +44,12 @@ class StageLog:
         self._open = ExitStack()
 
     def __enter__(self) -> StageLog:
+        self._started = self._resumed = time.monotonic()
+        if ranks.rank() == 0:
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         from tensorboardX import SummaryWriter
 
         events, lines = self._work / "tensorboard" / self._file, self._work / f"{self._file}.jsonl"
@@ -58,8 +66,6 @@ class StageLog:
         )
         self._open.enter_context(self._progress)
         self._progress.skip(done=self._first)
-        self._started = self._resumed = time.monotonic()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,6 +92,9 @@ class StageLog:
     def write(self, step: int, losses: Sequence[float], rate: float, metrics: Mapping[str, float]) -> None:
         """Writes a line for the steps since the last one, whose losses are given; a metric that is NaN is null."""
         speed, loss = self._counted * self._batch / max(self._busy_s, 1e-9), math.fsum(losses) / len(losses)
+        self._losses, self._earlier, self._counted, self._resumed = [], [], 0, time.monotonic()
+        if ranks.rank() != 0:
+            return
         known = {name: None if math.isnan(value) else value for name, value in metrics.items()}
         line: dict[str, Any] = {"stage": self._name, "step": step, "loss": loss, "lr": rate}
         line |= {"samples_per_s": round(speed, 1), "wall_s": round(self._wall(), 3)}
@@ -95,7 +104,6 @@ class StageLog:
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
         self._note = f"loss {loss:.3g}"
-        self._losses, self._earlier, self._counted, self._resumed = [], [], 0, time.monotonic()
 
     def _wall(self) -> float:
         return self._wall_s + time.monotonic() - self._started

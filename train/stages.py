@@ -17,7 +17,7 @@ import common
 from common import config
 from common.errors import UsageError
 from common.tasks import TASKS
-from train import loop, objectives, reconstructions
+from train import loop, objectives, processes, reconstructions
 from train.clip_stage import NAME, ClipTraining
 from train.data.augment import augment
 from train.data.crops import Pictures, content
@@ -27,7 +27,7 @@ from train.data.training import TrainingData
 from train.data.windows import training_examples
 from train.evaluate import encode, measured_head
 from train.finished import Finished
-from train.models import initial
+from train.models import initial, ranks
 from train.models.scoring import Head, ScoringModel
 from train.objectives import Batch, Objective
 from train.recipe import Recipe
@@ -82,7 +82,7 @@ class Stages:
         }
 
     def run(self) -> Trained:
-        """Runs all stages. Call it inside `loop.process_group`."""
+        """Runs all stages. Call it inside `processes.process_group`."""
         recipe = self._recipe
         if self._clips is not None and recipe.clips is not None:
             return self._of_clips(recipe.clips, self._clips)
@@ -224,14 +224,16 @@ class Stages:
             if steps:
                 kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation, kept_as)
             record = {"examples": examples, "steps": steps, **asdict(kept)}
-            trained(self._finished.file(kept_as))
-            self._finished.keep(kept_as, model, record)
-            loop.checkpoints(self._session, kept_as).clear()
+            if ranks.rank() == 0:
+                trained(self._finished.file(kept_as))
+                self._finished.keep(kept_as, model, record)
+                loop.checkpoints(self._session, kept_as).clear()
         self._records[name] = {**record, "file": self._finished.file(kept_as).name}
         return digest
 
     def _drawn(self, examples: int, step: int, stage: StageOptions) -> NDArray[np.int64]:
-        return batch_indices(examples, stage.batch, step, self._recipe.seed, drop_last=stage.drop_last)
+        """The examples of a step that this process computes."""
+        return ranks.mine(batch_indices(examples, stage.batch, step, self._recipe.seed, drop_last=stage.drop_last))
 
     def _augmented(self, name: str, step: int, images: NDArray[np.uint8], changes: AugmentOptions) -> Tensor:
         rng = np.random.default_rng(loop.step_seed(self._recipe.seed, name, step))
@@ -243,7 +245,10 @@ class Stages:
         stages = self._recipe.stages
         wanted = [self._faces.train[task] for task in stages]
         wanted += [self._faces.validation[task] for task, stage in stages.items() if stage.validates]
-        return torch.from_numpy(encode(self._model(self._encoder), self._faces, np.any(wanted, axis=0)))
+        share = np.zeros(len(self._faces), bool)  # each process encodes some faces
+        share[np.array_split(np.flatnonzero(np.any(wanted, axis=0)), ranks.size())[ranks.rank()]] = True
+        features = torch.from_numpy(encode(self._model(self._encoder), self._faces, share))
+        return processes.total(features)
 
     def _model(self, encoder: nn.Module, **heads: Head) -> ScoringModel:
         return ScoringModel(encoder, heads, self._recipe.preprocess, self._session.device)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train.models import ranks
+
 _REMEMBERED = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), torch.optim.SGD: ("momentum_buffer",)}
 
 
@@ -40,6 +42,13 @@ def restore(engine: Any, tensors: Mapping[str, Tensor], steps: int) -> None:
         value = tensors[f"{what}.{name}"].to(parameter.device)
         if engine.zero_optimization_stage() == 0:
             optimiser.state[parameter][what].copy_(value)
+        elif engine.zero_optimization_stage() == 3:
+            from deepspeed.utils import safe_set_local_optimizer_state
+
+            # The pieces are equally long, the last one is filled up; DeepSpeed's own cut forgets that.
+            length = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+            filled = nn.functional.pad(value.flatten(), (0, length * ranks.size() - value.numel()))
+            safe_set_local_optimizer_state(parameter, filled.narrow(0, length * ranks.rank(), length), what)
         else:
             from deepspeed.utils import safe_set_full_optimizer_state
 

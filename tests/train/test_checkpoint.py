@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from common.errors import MienError
 from common.faults import InjectedFault
 from common.store.store import Store
-from train import loop
+from train import loop, processes
 from train.checkpoint import COMPLETE, Checkpoint, Checkpoints
 from train.objectives import Batch, Objective
 from train.recipe import CheckpointOptions
@@ -170,7 +170,7 @@ def fail() -> None:
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[None]:
-    with loop.process_group():
+    with processes.process_group():
         yield
 
 
@@ -202,8 +202,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import test_checkpoint as tests
-from train import loop
-with loop.process_group():
+from train import loop, processes
+with processes.process_group():
     tests.train(Path(sys.argv[1]), batch_at=tests.but_at(7, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 """
 

@@ -415,14 +415,6 @@ def test_folders_that_cannot_hold_the_result_are_told_of_before_anything_is_trai
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_one_of_several_processes_is_refused(
-    toy_lake: Path, toy_recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="runs in one process"):
-        job.run(recipe.load(toy_recipe), Lake(str(toy_lake)), tmp_path / "bundle")
-
-
 def test_labels_that_no_face_joins_are_told_of_before_anything_is_trained(
     toy_lake: Path, toy_recipe: str, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from event_files import scalars
 from torch import Tensor, nn
 
 from common.errors import MienError
-from train import loop, optimiser
+from train import loop, optimiser, processes
 from train.models.tcn_transformer import TcnTransformerOptions
 from train.models.vit import DecoderOptions, MaskedAutoencoder, VitOptions
 from train.objectives import Batch, Objective
@@ -66,7 +66,7 @@ def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[None]:
-    with loop.process_group():
+    with processes.process_group():
         yield
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from train.models.options import HeadOptions
+from train.models.ranks import Dropout
 
 
 class LinearOptions(HeadOptions):
@@ -26,7 +27,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, options: LinearOptions, features: int, outputs: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.linear = nn.Linear(features, outputs)
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:

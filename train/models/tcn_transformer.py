@@ -8,14 +8,16 @@ weight normalisation in the TCN and BatchNorm in the head: `weight_norm: true` a
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from common.windows import Windowing
+from train.models import ranks
 from train.models.options import HeadOptions
+from train.models.ranks import Dropout
 
 
 class TcnTransformerOptions(HeadOptions):
@@ -34,7 +36,7 @@ class TcnTransformerOptions(HeadOptions):
     weight_norm: bool = Field(False, description="the TCN trains length and direction of its filters apart")
     norm: Literal["layer", "batch"] = Field(
         "layer",
-        description="of the MLP's hidden layer; batch: over all valid frames of a batch, on each rank by itself",
+        description="of the MLP's hidden layer; batch: over all valid frames of a batch",
     )
 
     def build(self, features: int, outputs: int) -> TcnTransformer:
@@ -68,7 +70,7 @@ class _CausalBlock(nn.Module):
         self.conv1 = conv(width_in, width, options.kernel, dilation=dilation)
         self.conv2 = conv(width, width, options.kernel, dilation=dilation)
         self.act1, self.act2, self.act = nn.PReLU(), nn.PReLU(), nn.PReLU()
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.residual = nn.Conv1d(width_in, width, 1) if width_in != width else nn.Identity()
         if isinstance(self.residual, nn.Conv1d):
             # The authors' code sets this for all convolutions, and its weight norm then undoes it for the others.
@@ -81,18 +83,62 @@ class _CausalBlock(nn.Module):
         return torch.where(valid, self.act(y + self.residual(x)), 0)
 
 
-class _FrameBatchNorm(nn.Module):
-    """BatchNorm of [N, w, C] whose statistics are those of the valid frames alone, bool [N, w]."""
+class _FrameBatchNorm(nn.BatchNorm1d):
+    """BatchNorm of [N, w, C] whose statistics are those of the valid frames, bool [N, w], of all processes.
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(width)
+    By hand, as torch's SyncBatchNorm knows neither frames to leave out nor processors without CUDA.
+    """
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
         if not self.training:
-            return self.norm(x.flatten(0, 1)).view_as(x)
-        normed = self.norm(x[valid])
-        return normed.new_zeros(x.shape).masked_scatter(valid[..., None], normed)
+            return super().forward(x.flatten(0, 1)).view_as(x)
+        frames = x[valid].double()
+        sums = torch.stack([torch.ones_like(frames).sum(0), frames.sum(0), (frames**2).sum(0)])
+        count, *moments = ranks.total(sums)
+        mean, square = (moment / count.clamp(min=1) for moment in moments)
+        variance = square - mean**2
+        with torch.no_grad():
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.lerp_(found.to(running.dtype), self.momentum or 0.0)
+            self.num_batches_tracked += 1
+        normed = (x - mean.float()) * (variance.float() + self.eps).rsqrt()
+        return torch.where(valid[..., None], normed * self.weight + self.bias, 0)
+
+
+class _EncoderLayer(nn.TransformerEncoderLayer):
+    """torch's layer, with dropout that does not depend on how many processes share the batch."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__(dim, heads, feedforward, dropout, batch_first=True)
+        self.self_attn = _Attention(dim, heads, dropout)
+        self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout) for _ in range(3))  # type: ignore[assignment]
+
+
+class _Attention(nn.MultiheadAttention):
+    """torch's self-attention, with such dropout of its weights in training."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__(dim, heads, dropout, batch_first=True)
+        self.drop = Dropout(dropout)
+
+    def forward(  # type: ignore[override]
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """`key_padding_mask`: [N, w], added to the attention before its softmax."""
+        if not self.training:
+            return super().forward(query, key, value, key_padding_mask, **options)
+        inner = nn.functional.linear(query, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = inner.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if key_padding_mask is not None:
+            weights = weights + key_padding_mask[:, None, None]
+        mixed = self.drop(weights.softmax(dim=-1)) @ v
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
 
 class TcnTransformer(nn.Module):
@@ -110,9 +156,7 @@ class TcnTransformer(nn.Module):
             for level, (width_in, width) in enumerate(zip(widths, options.channels, strict=False))
         )
         self.bridge = nn.Linear(widths[-1], options.dim)
-        layer = nn.TransformerEncoderLayer(
-            options.dim, options.heads, options.feedforward, options.dropout, batch_first=True
-        )
+        layer = _EncoderLayer(options.dim, options.heads, options.feedforward, options.dropout)
         # All start as copies of one, as in the authors' code (torch's TransformerEncoder does so).
         self.transformer = nn.ModuleList(copy.deepcopy(layer) for _ in range(options.layers))
         norm = nn.LayerNorm(options.hidden) if options.norm == "layer" else _FrameBatchNorm(options.hidden)

@@ -1,0 +1,114 @@
+"""What the processes that train one network share: the batch of a step, sums over it, and what is random in it.
+
+Each process computes some examples of the batch. Losses and statistics are written as sums over all of them, and random
+numbers are drawn for the whole batch, of which each process takes those of its examples. So one process and several
+compute the same, but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from common.errors import UsageError
+
+A = TypeVar("A")
+_share: tuple[slice, int] | None = None  # of the batch under way: this process's examples, and how many all have
+
+
+def size() -> int:
+    """How many processes train."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process among them. Process 0 alone measures and writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextmanager
+def sharing(batch: int) -> Iterator[None]:
+    """In the block, batches of so many examples are shared out; the shares differ by one example at most.
+
+    Raises UsageError for a batch that is smaller than the number of processes.
+    """
+    if batch < size():
+        raise UsageError(
+            f"a batch of {batch} cannot be shared out to {size()} workers: raise that stage's batch, or start fewer"
+        )
+    first, after = (number * batch // size() for number in (rank(), rank() + 1))
+    with _having((slice(first, after), batch) if size() > 1 else None):
+        yield
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In the block, batches are whole."""
+    with _having(None):
+        yield
+
+
+@contextmanager
+def _having(share: tuple[slice, int] | None) -> Iterator[None]:
+    global _share
+    before, _share = _share, share
+    try:
+        yield
+    finally:
+        _share = before
+
+
+def mine(values: A, axis: int = 0) -> A:
+    """Of values for the whole batch, an array or a tensor, those of this process's examples."""
+    if _share is None:
+        return values
+    sliced: Any = values
+    return sliced[(slice(None),) * axis + (_share[0],)]
+
+
+def whole(examples: int) -> int:
+    """How many examples the batch has of which this process has so many."""
+    return examples if _share is None else _share[1]
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over all processes, with gradients that are summed over them, too.
+
+    So the mean of the processes' gradients, which DeepSpeed makes, is the gradient of a loss that all compute alike.
+    """
+    return values if size() == 1 else _Total.apply(values)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _summed(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _summed(gradients[0])
+
+
+def _summed(values: Tensor) -> Tensor:
+    values = values.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(values)
+    return values
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) of values [N, ...], the same however many processes share the batch."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        kept = torch.empty((whole(len(x)), *x.shape[1:]), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * mine(kept) / (1 - self.p)
