@@ -48,7 +48,8 @@ METER = frozenset(
 class Dataset:
     """What a checkpoint was trained on: its classes in order, how long its clips are, and what the paper reports.
 
-    seconds: about the median length, which the authors' lists give in frames, at 24 (DFEW) or 25 frames/s.
+    seconds: an estimate from the beginning of the authors' test lists, which count frames, at an assumed 24 (DFEW) or
+    25 frames/s.
     """
 
     title: str
