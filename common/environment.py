@@ -67,9 +67,6 @@ DS_ACCELERATOR = Variable("DS_ACCELERATOR", "'cpu' or 'cuda'; if not set, DeepSp
 OMP_WAIT_POLICY = Variable("OMP_WAIT_POLICY", "'PASSIVE': torch's threads sleep while they wait, and do not spin")
 NO_ALBUMENTATIONS_UPDATE = Variable("NO_ALBUMENTATIONS_UPDATE", "'1': albumentations does not ask for newer versions")
 
-# What a launcher sets beside WORLD_SIZE
-OF_A_LAUNCHER = (RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)
-
 # The whole environment of a decoder process, which gets nothing of ours. decord reads PATH.
 OF_A_DECODER = {"PATH": "", "OPENBLAS_NUM_THREADS": "1"}
 

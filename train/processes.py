@@ -57,7 +57,8 @@ def _join() -> None:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
         return
-    missing = [each.name for each in environment.OF_A_LAUNCHER if each.get() is None]
+    needed = (environment.RANK, environment.LOCAL_RANK, environment.MASTER_ADDR, environment.MASTER_PORT)
+    missing = [each.name for each in needed if each.get() is None]
     if missing:
         raise UsageError(
             f"WORLD_SIZE is set and {' and '.join(missing)} not: start mien train by itself, or by torchrun"

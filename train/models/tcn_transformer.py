@@ -101,10 +101,11 @@ class _FrameBatchNorm(nn.BatchNorm1d):
         count, *moments = ranks.total(sums)
         mean, square = (moment / count.clamp(min=1) for moment in moments)
         variance = square - mean**2
+        assert self.momentum is not None
         with torch.no_grad():
             unbiased = variance * count / (count - 1).clamp(min=1)
             for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
-                running.lerp_(found.to(running.dtype), self.momentum or 0.0)
+                running.lerp_(found.to(running.dtype), self.momentum)
             self.num_batches_tracked += 1
         normed = (x - mean.float()) * (variance.float() + self.eps).rsqrt()
         return torch.where(valid[..., None], normed * self.weight + self.bias, 0)

@@ -125,7 +125,7 @@ def test_batch_norm_counts_valid_frames_alone() -> None:
     hidden: list[torch.Tensor] = []
     model.head[0].register_forward_hook(lambda *given: hidden.append(given[2]))
     norm.reset_running_stats()
-    norm.momentum = None  # the running mean is then that of the one batch
+    norm.momentum = 1.0  # the running mean is then that of the last batch
     torch.manual_seed(1)
     model(torch.randn(2, 20, 16), valid)
     torch.testing.assert_close(norm.running_mean, hidden[0][valid].mean(0).detach())
