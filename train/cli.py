@@ -124,9 +124,9 @@ def evaluate(bundle: str, overrides: tuple[str, ...], lake: str | None, picture:
     """Compare a BUNDLE's scores with the labels of a lake's validation videos.
 
     BUNDLE may be the folder that a study was trained to: its table is printed as it was measured after training, or
-        measured again on the lake that is named.
+    measured again on the lake that is named.
 
-        KEY=VALUE: dataset, archive, faces, ingest, fold or validation, as in a recipe's data. [default: the bundle's]
+    KEY=VALUE: dataset, archive, faces, ingest, fold or validation, as in a recipe's data. [default: the bundle's]
     """
     _quiet_threads()
     from common.bundle.folder import Bundle

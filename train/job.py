@@ -1,4 +1,4 @@
-"""`mien train`: makes a bundle from a lake's faces and labels. Runs all stages of a recipe in one process."""
+"""`mien train`: makes a bundle from a lake's faces and labels. A study does so for each of its runs."""
 
 from __future__ import annotations
 
@@ -136,13 +136,12 @@ def run_study(study: Study, lake: Lake, out: Path, work: Path | None = None, *, 
     work = work_folder(out, work)
     with processes.process_group():
         missing = [each for each in study.runs() if not _is_made(each, out, force)]
-        if ranks.rank() == 0:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / STUDY).write_text(study.model_dump_json(indent=2) + "\n")
         for number, each in enumerate(missing, 1):
             log.get("train").info("run of a study", run=each.name, number=number, of=len(missing))
             run(each.recipe(), lake, out / each.name, work, force=force)
             if ranks.rank() == 0:
+                (out / STUDY).write_text(study.model_dump_json(indent=2) + "\n")
+            if number < len(missing):
                 tabulate(study, out)
         return tabulate(study, out)
 
