@@ -139,11 +139,16 @@ def run_study(study: Study, lake: Lake, out: Path, work: Path | None = None, *, 
         for number, each in enumerate(missing, 1):
             log.get("train").info("run of a study", run=each.name, number=number, of=len(missing))
             run(each.recipe(), lake, out / each.name, work, force=force)
-            if ranks.rank() == 0:
-                (out / STUDY).write_text(study.model_dump_json(indent=2) + "\n")
             if number < len(missing):
-                tabulate(study, out)
-        return tabulate(study, out)
+                _publish(study, out)
+        return _publish(study, out)
+
+
+def _publish(study: Study, out: Path) -> Table:
+    """Writes the study and its table beside its bundles."""
+    if ranks.rank() == 0:
+        (out / STUDY).write_text(study.model_dump_json(indent=2) + "\n")
+    return tabulate(study, out)
 
 
 def tabulate(study: Study, out: Path, lake: Lake | None = None) -> Table:

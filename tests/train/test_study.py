@@ -149,6 +149,10 @@ def test_missing_runs_alone_are_trained_and_their_common_stages_once(
     for name in ("table.txt", "table.md", "table.png"):
         assert (out / name).stat().st_size > 100
 
+    (out / study.FILE).unlink()
+    assert job.run_study(wanted, Lake(str(toy_lake)), out) == whole
+    assert study.stored(out) == wanted
+
     with pytest.raises(UsageError, match="was trained with other settings"):
         job.run_study(study.load(file_of(tmp_path / "toy.yaml", recipe=toy_recipe)), Lake(str(toy_lake)), out)
 
@@ -169,3 +173,10 @@ def test_seeds_are_for_studies(toy_recipe: str, tmp_path: Path, capsys: pytest.C
     assert "a recipe takes seed=N" in capsys.readouterr().err
     assert not job.work_folder(tmp_path / "b", None).exists()
     assert recipe.load(toy_recipe, ("seed=1",)).seed == 1
+
+
+def test_a_study_on_a_lake_without_labels_leaves_nothing_that_is_in_the_way(toy_recipe: str, tmp_path: Path) -> None:
+    wanted = study.load(file_of(tmp_path / "toy.yaml", recipe=toy_recipe))
+    with pytest.raises(UsageError):
+        job.run_study(wanted, Lake(str(tmp_path / "lake")), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*"))
