@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from common.aligned import aligned
 from common.tasks import TASKS
 from train import clip_report
 
@@ -12,6 +13,7 @@ HEADINGS = ("", "value", "95 % interval", "per video", "all labelled", "by chanc
 CHANCE = {
     "ccc_valence": ("ccc",),
     "ccc_arousal": ("ccc",),
+    "ccc_mean": ("ccc",),
     "f1_expression": ("expression_f1_majority", "expression_f1_random"),
     "f1_action_units": ("action_unit_f1_all_ones", "action_unit_f1_random"),
     "uar": ("uar",),
@@ -35,14 +37,7 @@ def as_text(metrics: Mapping[str, Any]) -> str:
     if "confusion" in metrics:
         return clip_report.as_text(metrics)
     rows = [HEADINGS, *(_row(name, metrics) for name, value in metrics.items() if not isinstance(value, Mapping))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, [column > 0 for column in range(len(HEADINGS))])
     return "\n".join([*lines, *(_counts(task, metrics) for task in TASKS if task in metrics["frames"])])
 
 

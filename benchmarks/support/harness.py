@@ -27,6 +27,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.support.machine import machine
+from common.aligned import aligned
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -65,12 +66,7 @@ def run(name: str, measure: Callable[[Namespace], Result], options: ArgumentPars
 def table(result: Result) -> str:
     """The title and aligned columns."""
     cells = [[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in result.rows]
-    widths = [max(map(len, column)) for column in zip(result.columns, *cells, strict=True)]
-    lines = []
-    for row in [list(result.columns), *cells]:
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([row[0].ljust(len(first)), *others]))
-    return "\n".join([result.title, *lines])
+    return "\n".join([result.title, *aligned([result.columns, *cells], [n > 0 for n in range(len(result.columns))])])
 
 
 def _line(name: str, result: Result) -> str:

@@ -11,6 +11,8 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any
 
+from common.aligned import aligned
+
 SHOWN_ROWS = 200
 SHOWN_CHARACTERS = 60
 PLAN = ["explain_key", "explain_value"]  # what DuckDB calls the columns of EXPLAIN
@@ -26,14 +28,7 @@ def as_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
     cells = [[_shown(value) for value in row] for row in shown]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(names)]
     numbers = [all(isinstance(row[i], int | float | Decimal | None) for row in shown) for i in range(len(names))]
-
-    def line(values: Sequence[str]) -> str:
-        placed = zip(values, widths, numbers, strict=True)
-        return "  ".join(v.rjust(width) if number else v.ljust(width) for v, width, number in placed).rstrip()
-
-    yield line(names)
-    yield line(["-" * width for width in widths])
-    yield from map(line, cells)
+    yield from aligned([names, ["-" * width for width in widths], *cells], numbers)
     if next(drawn, None) is not None:
         yield f"... the first {SHOWN_ROWS} rows; --csv and --json give all"
 
