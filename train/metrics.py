@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +33,13 @@ def ccc(predictions: ArrayLike, labels: ArrayLike) -> float:
     # The mean of a constant series is rounded, so its spread is not exactly 0.
     varies = spread > np.finfo(np.float64).eps * (x @ x + y @ y)
     return float(2 * (dx @ dy) / spread) if varies else float("nan")
+
+
+def with_mean(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics with `ccc_mean`, the mean of both CCCs, where they have both."""
+    both = [metrics.get(f"ccc_{name}") for name in VALENCE_AROUSAL]
+    known = [value for value in both if value is not None]
+    return {"ccc_mean": sum(known) / len(known), **metrics} if len(known) == len(both) else dict(metrics)
 
 
 def expression_f1(predicted: ArrayLike, labels: ArrayLike) -> float:

@@ -23,14 +23,14 @@ SUFFIXES = (".yaml", ".yml")
 Fold = Annotated[int, Field(ge=0)]
 Key = Annotated[str, Field(pattern=r"^[^=]+=")]
 
-
 AFFECT = {
-    "valence": ("ccc_valence",),
-    "arousal": ("ccc_arousal",),
-    "mean VA": ("ccc_valence", "ccc_arousal"),
-    "expression": ("f1_expression",),
-    "action units": ("f1_action_units",),
+    "valence": "ccc_valence",
+    "arousal": "ccc_arousal",
+    "mean VA": "ccc_mean",
+    "expression": "f1_expression",
+    "action units": "f1_action_units",
 }
+"""The columns of a table unless its study names others."""
 
 
 class Variant(Config):
@@ -52,8 +52,8 @@ class Study(Config):
     source: str = Field(description="the publication that it repeats, and where its published values are from")
     recipe: str = Field(description="name or file of the recipe")
     set: tuple[Key, ...] = Field((), description="keys of the recipe that differ in all runs, as KEY=VALUE")
-    columns: dict[str, tuple[str, ...]] = Field(
-        AFFECT, min_length=1, description="of the table: a heading, and the metrics whose mean stands below it"
+    columns: dict[str, str] = Field(
+        AFFECT, min_length=1, description="of the table: headings, and the metric below each"
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="each run once for each")
     variants: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], Variant] = Field(min_length=1)

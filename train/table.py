@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from common.aligned import aligned
+from train.metrics import with_mean
 from train.report_text import by_chance
 from train.study import Run, Study
 
-Columns = Mapping[str, Sequence[str]]
-"""Heading of a column -> the metrics whose mean it shows."""
-MEAN = "ccc_mean"  # where a publication has only the mean of both
-_BOTH = ("ccc_valence", "ccc_arousal")
+Columns = Mapping[str, str]
+"""Heading of a column -> the metric that it shows."""
 MISSING = "-"
 EXPLAINED = {
     "ccc_valence": "Concordance (CCC) for valence and arousal, macro-F1 of 8 expressions, mean F1 of 12 action units "
@@ -34,16 +34,8 @@ class Table:
 
     def as_text(self) -> str:
         """The table in columns of equal width."""
-        lines = [self.headings, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
-        shown = [
-            "  ".join(
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        return "\n".join([self.title, *shown, *self.notes])
+        lines = aligned([self.headings, *self.rows], [column >= 2 for column in range(len(self.headings))])
+        return "\n".join([self.title, *lines, *self.notes])
 
     def as_markdown(self) -> str:
         """The table as GitHub's Markdown."""
@@ -83,13 +75,10 @@ def _cells(found: Sequence[Mapping[str, Any]], published: Mapping[str, float] | 
 def _reached(runs: Iterable[Mapping[str, Any]], columns: Columns) -> dict[str, list[float]]:
     """By column, the values of all runs that have its metrics."""
     found: dict[str, list[float]] = {heading: [] for heading in columns}
-    for metrics in runs:
-        for heading, wanted in columns.items():
-            values = [value for value in (metrics.get(name) for name in wanted) if value is not None]
-            if len(values) == len(wanted):
-                found[heading].append(fmean(values))
-            elif wanted == _BOTH and MEAN in metrics:
-                found[heading].append(metrics[MEAN])
+    for metrics in map(with_mean, runs):
+        for heading, metric in columns.items():
+            if metrics.get(metric) is not None:
+                found[heading].append(metrics[metric])
     return found
 
 
@@ -108,14 +97,13 @@ def _by_chance(runs: Iterable[Mapping[str, Any]], columns: Columns) -> dict[str,
     """What the better of the guesses of `train.metrics.Chance` reaches, in the mean over all runs."""
     found: dict[str, list[float]] = {heading: [] for heading in columns}
     for chance in (metrics["chance"] for metrics in runs if "chance" in metrics):
-        for heading, wanted in columns.items():
-            found[heading].append(by_chance(chance, wanted[0]) or 0.0)
+        for heading, metric in columns.items():
+            found[heading].append(by_chance(chance, metric) or 0.0)
     return {heading: [fmean(values)] if values else [] for heading, values in found.items()}
 
 
 def _notes(study: Study, metrics: Mapping[Run, Mapping[str, Any]]) -> Iterable[str]:
-    shown = {metric for wanted in study.columns.values() for metric in wanted}
-    yield from (note for metric, note in EXPLAINED.items() if metric in shown)
+    yield from (note for metric, note in EXPLAINED.items() if metric in study.columns.values())
     if len(study.seeds) > 1:
         yield f"Mean ± standard deviation over the seeds {', '.join(map(str, study.seeds))}; of means, over all runs."
     elif any(len(variant.folds) > 1 for variant in study.variants.values()):

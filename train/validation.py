@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from common.labels import VALENCE_AROUSAL
+from train.metrics import with_mean
 from train.objectives import Objective
 
 
@@ -37,8 +37,8 @@ def score(task: str, metrics: Mapping[str, float]) -> Score:
     The score of clips is the metric that is named in place of a task, "uar" or "war".
     """
     if task == "va":
-        mean = sum(metrics[f"ccc_{name}"] for name in VALENCE_AROUSAL) / len(VALENCE_AROUSAL)
-        return Score(mean, "ccc_mean", {"ccc_mean": mean, **metrics})
+        known = with_mean(metrics)
+        return Score(known["ccc_mean"], "ccc_mean", known)
     by = {"expr": "f1_expression", "au": "f1_action_units"}.get(task, task)
     return Score(metrics[by], by, metrics)
 

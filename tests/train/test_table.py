@@ -114,7 +114,7 @@ def test_chance_is_the_better_of_the_guesses() -> None:
 def test_a_study_names_the_columns_of_its_table_and_what_was_published_of_all_folds() -> None:
     wanted = study(
         recipe="dfer-clip",
-        columns={"UAR": ("uar",), "WAR": ("war",)},
+        columns={"UAR": "uar", "WAR": "war"},
         variants={
             "full": {"title": "whole", "folds": (0, 1), "published": {"mean": {"uar": 0.6, "war": 0.7}}},
             "best": {"title": "tested", "set": ("clips.select=test",)},
