@@ -151,11 +151,11 @@ def measure(options: Namespace) -> Result:
                 speed[where, workers] = units / seconds(lake, workers, units, batch)
         table = to_faces(batch, Video("/tapes/1.mp4", "v1", 9))
         took, size = compressions(table, Path(name), 1 if options.quick else 5)
-    rows: list[list[str | float]] = [
+    rows: list[list[str | float | None]] = [
         [f"{where}, {workers} workers", each, each * unit_mb] for (where, workers), each in speed.items()
     ]
     table_mb = table["crop"].nbytes / 1e6
-    rows += [[f"{way} of crops, 1 CPU", "", table_mb / each] for way, each in took.items()]
+    rows += [[f"{way} of crops, 1 CPU", None, table_mb / each] for way, each in took.items()]
     ratios = {
         f"{where}_{workers}_workers_to_1": each / speed[where, 1]
         for (where, workers), each in speed.items()

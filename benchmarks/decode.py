@@ -103,7 +103,7 @@ def _result(fps: dict[str, float], memory: dict[str, dict[str, dict[str, float]]
     rows = []
     for name, speed in fps.items():
         decoder, _, where = name.partition(" ")
-        held = both[decoder].values() if where == "sandbox" else ("", "")
+        held = both[decoder].values() if where == "sandbox" else (None, None)
         rows.append([name, speed, *held])
     figures = {f"{name.replace(' ', '_')}_fps": speed for name, speed in fps.items()} | {
         f"{decoder}_{length}_{side}_mb": value

@@ -109,7 +109,7 @@ def measure(options: Namespace) -> Result:
                 found["idle"] = command(*score)["ended"]
                 for part, seconds in found.items():
                     shortest[way][part] = min(seconds, shortest[way].get(part, seconds))
-    rows = [[told, *(shortest[way].get(part, "") for way in ways)] for part, told in PARTS.items()]
+    rows = [[told, *(shortest[way].get(part) for way in ways)] for part, told in PARTS.items()]
     figures = {f"{way}_{part}_s": seconds for way, parts in shortest.items() for part, seconds in parts.items()}
     ratios = (
         {}

@@ -34,11 +34,14 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 @dataclass(frozen=True)
 class Result:
-    """`title`: what was measured, in which unit, on what; the first cell of each row is the row's name."""
+    """`title`: what was measured, in which unit, on what; the first cell of each row is the row's name.
+
+    A cell of None says that the row has no such value.
+    """
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | float]]
+    rows: Sequence[Sequence[str | float | None]]
     ratios: Mapping[str, float]
     figures: Mapping[str, float]
 
@@ -65,8 +68,14 @@ def run(name: str, measure: Callable[[Namespace], Result], options: ArgumentPars
 
 def table(result: Result) -> str:
     """The title and aligned columns."""
-    cells = [[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in result.rows]
+    cells = [[_told(cell) for cell in row] for row in result.rows]
     return "\n".join([result.title, *aligned([result.columns, *cells], [n > 0 for n in range(len(result.columns))])])
+
+
+def _told(cell: str | float | None) -> str:
+    if cell is None:
+        return "-"
+    return cell if isinstance(cell, str) else f"{cell:.4g}"
 
 
 def _line(name: str, result: Result) -> str:
