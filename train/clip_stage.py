@@ -29,13 +29,13 @@ from train.recipe import Recipe
 from train.validation import Validation
 
 NAME = "clips"
-_FAR = 1.5  # how much shorter or longer the clips of scoring may be than those of the data without a word
 
 
 class ClipTraining:
     """objective: to be trained, with the model that starts from the file `init` (its SHA-256, None: chance).
 
-    clips: of the training videos. made_from: what decides the weights beside what the stages of a run share.
+    clips: of the training videos; seconds: how long one lasts in the median. options: of the head, with all that the
+    recipe leaves to the data. made_from: what decides the weights beside what the stages of a run share.
     """
 
     def __init__(self, recipe: Recipe, faces: FaceSet, session: Session) -> None:
@@ -52,6 +52,8 @@ class ClipTraining:
         else:
             self.clips, self._validated = every.of(training), every.of(faces.validation["expr"])
         self._check()
+        self.seconds = clips_.seconds(faces, self.clips)
+        self.options = self._stage.model.stated(self._stage.classes, self.seconds)
         torch.manual_seed(recipe.seed)
         model, self.init = dfer_clip.build(recipe.encoder, self._stage.model, self._stage.classes, recipe.weights)
         self.objective = ClipExpressions(model, recipe.preprocess, self._stage.frozen)
@@ -73,7 +75,7 @@ class ClipTraining:
 
     @property
     def made_from(self) -> dict[str, Any]:
-        stage = self._stage.model_copy(update={"model": self._stage.model.stated(self._stage.classes)})
+        stage = self._stage.model_copy(update={"model": self.options})
         return {
             "stage": stage.model_dump(mode="json"),
             "init": self.init,
@@ -82,14 +84,9 @@ class ClipTraining:
             "validation": self._content(self._validated) if stage.validates else None,
         }
 
-    @property
-    def seconds(self) -> float:
-        """How long a clip of the training videos lasts in the median."""
-        return clips_.seconds(self._faces, self.clips)
-
     def head(self, objective: ClipExpressions) -> Head:
         """The head for scoring, of the objective's weights."""
-        return Head(objective.model.head(), self._stage.classes, self._stage.model.windowing)
+        return Head(objective.model.head(), self._stage.classes, self.options.windowing)
 
     def _measured(self, trained: Objective) -> Mapping[str, float]:
         assert isinstance(trained, ClipExpressions)
@@ -111,15 +108,6 @@ class ClipTraining:
             )
         if absent := [name for n, name in enumerate(self._stage.classes) if n not in self.clips.labels]:
             log.get("train").warning("classes that no training clip has", classes=absent, fold=self._faces.fold)
-        windowing = self._stage.model.windowing
-        lasting, scored = self.seconds, windowing.window / windowing.fps
-        if not scored / _FAR <= lasting <= scored * _FAR:
-            log.get("train").warning(
-                "clips of the data last longer or shorter than those that scoring cuts: set clips.model.windowing.fps",
-                seconds=round(lasting, 2),
-                scoring=round(scored, 2),
-                fps=round(windowing.window / max(lasting, 0.1), 1),
-            )
 
 
 def _held_out(faces: FaceSet, training: NDArray[np.bool_], share: float) -> NDArray[np.int32]:

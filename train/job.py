@@ -251,7 +251,7 @@ def _write(
         "preprocess": recipe.preprocess.model_dump(),
         "crop": recipe.crop.model_dump(),
         "heads": {
-            task: part(recipe.head_options[task], task)
+            task: part(trained.options[task], task)
             | {"outputs": head.outputs, "threshold": TASKS[task].threshold, "thresholds": thresholds.get(task)}
             for task, head in trained.heads.items()
         },

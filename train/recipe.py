@@ -16,7 +16,6 @@ from common.errors import UsageError
 from train.data.sources import DataOptions
 from train.models.clip import ClipOptions
 from train.models.initial import InitialWeights
-from train.models.options import HeadOptions
 from train.models.preprocess import channels
 from train.models.registry import AnyEncoder
 from train.stage_options import ClipStage, FinetuneStage, HeadStage, MaeStage
@@ -73,13 +72,6 @@ class Recipe(Config):
     def stages(self) -> dict[str, HeadStage]:
         """By task, how its head is trained."""
         return {task: stage for stage in self.heads.values() for task in stage.tasks}
-
-    @property
-    def head_options(self) -> dict[str, HeadOptions]:
-        """By task, the shape of its head, with all that decides what it gives."""
-        if self.clips is not None:
-            return {"expr": self.clips.model.stated(self.clips.classes)}
-        return {task: stage.model for task, stage in self.stages.items()}
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:

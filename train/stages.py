@@ -28,6 +28,7 @@ from train.data.windows import training_examples
 from train.evaluate import encode, measured_head
 from train.finished import Finished
 from train.models import initial, ranks
+from train.models.options import HeadOptions
 from train.models.scoring import Head, ScoringModel
 from train.objectives import Batch, Objective
 from train.recipe import Recipe
@@ -47,12 +48,13 @@ from train.validation import Kept, Validation
 class Trained:
     """What comes out: the encoder, a head for each task, and the SHA-256 of the weights that the encoder started from.
 
-    records: by stage, how many examples and steps it had, after which step its weights were kept, their score, and the
-    name of their file in the work folder.
+    options: of each head. records: by stage, how many examples and steps it had, after which step its weights were
+    kept, their score, and the name of their file in the work folder.
     """
 
     encoder: nn.Module
     heads: dict[str, Head]
+    options: Mapping[str, HeadOptions]
     init: str | None
     records: dict[str, dict[str, Any]]
 
@@ -92,7 +94,8 @@ class Stages:
         if recipe.finetune is not None:
             self._made_encoder = self._finetune(recipe.finetune)
         heads = {task: self._head(task) for task in recipe.stages}
-        return Trained(self._encoder, heads, self._init, self._records)
+        options = {task: stage.model for task, stage in recipe.stages.items()}
+        return Trained(self._encoder, heads, options, self._init, self._records)
 
     def _of_clips(self, stage: ClipStage, training: ClipTraining) -> Trained:
         objective = training.objective
@@ -107,7 +110,8 @@ class Stages:
             training.validation,
         )
         self._records[NAME]["median_seconds"] = round(training.seconds, 3)
-        return Trained(objective.model.image, {"expr": training.head(objective)}, training.init, self._records)
+        heads, options = {"expr": training.head(objective)}, {"expr": training.options}
+        return Trained(objective.model.image, heads, options, training.init, self._records)
 
     def _pretrain(self, stage: MaeStage, pictures: Pictures) -> str:
         torch.manual_seed(self._recipe.seed)

@@ -41,7 +41,7 @@ clips:
   lr: 3.0e-2
   lr_of: {image: 1.0e-2}
   cut: {shortest: 0.2}
-  model: {heads: 2, dim_head: 8, mlp: 32, windowing: {fps: 30, stride: 16}, text: {width: 64, depth: 1, heads: 1}}
+  model: {heads: 2, dim_head: 8, mlp: 32, windowing: {stride: 16}, text: {width: 64, depth: 1, heads: 1}}
 """
 
 
@@ -227,6 +227,7 @@ def test_a_bundle_of_clips_has_the_encoder_and_a_head_and_says_how_it_was_select
     record = manifest.data["stages"]["clips"]
     assert record["score"] == pytest.approx(manifest.metrics["uar"])
     assert (record["by"], record["median_seconds"]) == ("uar", pytest.approx(1 / 3, abs=1e-3))
+    assert head.options["windowing"]["fps"] == pytest.approx(16 * 3, rel=5e-3), "scoring cuts clips as long as these"
     assert manifest.metrics["seen_by_encoder_videos"]["expr"] == 0
     assert (root / "work" / "confusion-bundle.png").is_file()
     page = card(manifest)

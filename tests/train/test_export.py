@@ -216,7 +216,7 @@ TEXT: dict[str, int] = {"width": 16, "depth": 1, "heads": 2}
 KINDS_OF_HEADS: dict[str, HeadOptions] = {
     "linear": LinearOptions(),
     "tcn_transformer": TcnTransformerOptions(**TEMPORAL),
-    "dfer_clip": DferClipOptions(windowing={"window": 12}, text=TEXT, prompts={"conditional": True}),
+    "dfer_clip": DferClipOptions(windowing={"fps": 5.0, "window": 12}, text=TEXT, prompts={"conditional": True}),
 }
 
 

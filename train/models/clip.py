@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from train.models.options import EncoderOptions
+from train.models.options import VisionTransformerOptions
 from train.models.positions import resampled
 
 if TYPE_CHECKING:
@@ -23,29 +23,16 @@ _FARL = ("visual.lm_", "visual.ln_lm.", "visual.mask_token")  # parts of FaRL's 
 _OPENAI = "input_resolution"  # an entry that only OpenAI's own files have
 
 
-class ClipOptions(EncoderOptions):
-    """Shape of the tower; the defaults are OpenAI's ViT-B/16. ViT-B/32 differs in `patch` alone."""
+class ClipOptions(VisionTransformerOptions):
+    """Shape of the tower; the defaults are OpenAI's ViT-B/16. ViT-B/32 differs in `patch` alone, which is 32."""
 
     kind: Literal["clip"] = "clip"
-    image: int = Field(224, gt=0, description="side of the picture, px")
-    patch: int = Field(16, gt=0, description="side of a patch, px; 32 for ViT-B/32")
-    dim: int = Field(768, gt=0, description="width of a token")
-    depth: int = Field(12, ge=1, description="blocks")
-    heads: int = Field(12, ge=1, description="attention heads of a block")
     projection: int = Field(512, gt=0, description="length of the feature, which CLIP compares with that of a text")
     quick_gelu: bool = Field(
         True, description="GELU in OpenAI's approximation; false for most weights that others made"
     )
 
     libraries: ClassVar[tuple[str, ...]] = ("open_clip",)
-
-    @model_validator(mode="after")
-    def _divides(self) -> ClipOptions:
-        if self.image % self.patch:
-            raise ValueError(f"image {self.image} is not a multiple of patch {self.patch}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        return self
 
     @property
     def input(self) -> tuple[int, int]:

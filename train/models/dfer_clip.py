@@ -29,10 +29,13 @@ from train.models.text_tower import VOCABULARY, TextOptions, TextTower
 class ClipWindowing(Windowing):
     """The clips that the head takes: `window` frames, at the rate that these frames had in the clips of its training.
 
-    A clip of T seconds gives `window` frames over its whole length, so `fps` is window / T.
+    A clip of T seconds gives `window` frames over its whole length, so `fps` is window / T. It is null in recipes
+    alone: a bundle states it.
     """
 
-    fps: float = Field(5.0, gt=0, description="frames a second: window / the seconds that a clip of the data lasts")
+    fps: float | None = Field(  # type: ignore[assignment]
+        None, gt=0, description="frames a second; null: window / the seconds that a training clip lasts in the median"
+    )
     window: int = Field(16, gt=0, description="frames of a clip")
     stride: int = Field(4, gt=0, description="frames from one clip of a track to the next, in scoring")
     gaps: Literal["repeat"] = Field("repeat", description="where a frame lacks the face, the last one is repeated")
@@ -57,7 +60,12 @@ class DferClipOptions(HeadOptions):
     of_clips: ClassVar[bool] = True
 
     def build(self, features: int, outputs: int) -> ClipHead:
-        """The head for scoring. Only Co-CoOp's still needs the text tower, as its texts depend on the clip."""
+        """The head for scoring. Only Co-CoOp's still needs the text tower, as its texts depend on the clip.
+
+        Raises ValueError for options that do not state how long clips are.
+        """
+        if self.windowing.fps is None:
+            raise ValueError("windowing.fps is null")
         classifier: nn.Module
         if self.classifier == "linear":
             classifier = nn.Linear(features, outputs)
@@ -67,9 +75,19 @@ class DferClipOptions(HeadOptions):
             classifier = FixedTexts(torch.zeros(outputs, features), self.temperature)
         return ClipHead(self.temporal(features), classifier)
 
-    def stated(self, classes: Sequence[str]) -> DferClipOptions:
-        """The same with the descriptions of these classes written out, for a bundle and for digests."""
-        return self.model_copy(update={"prompts": self.prompts.stated(classes)})
+    def stated(self, classes: Sequence[str], seconds: float) -> DferClipOptions:
+        """The same with the descriptions of these classes and the frame rate of clips of this length written out.
+
+        Bundles and digests hold these. Raises UsageError where neither says how long clips are.
+        """
+        windowing = self.windowing
+        if windowing.fps is None:
+            if not seconds:
+                raise UsageError(
+                    "most training clips are single frames: say with clips.model.windowing.fps how long clips are"
+                )
+            windowing = windowing.model_copy(update={"fps": round(windowing.window / seconds, 3)})
+        return self.model_copy(update={"prompts": self.prompts.stated(classes), "windowing": windowing})
 
     def temporal(self, features: int) -> nn.Module:
         if not self.depth:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
 
 from common.config import Config
 from common.windows import Windowing
@@ -60,6 +62,24 @@ class EncoderOptions(Config, ABC):
     def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
         """A network with the encoder as `.encoder` that rebuilds masked patches. Only if `can_be_masked`."""
         raise NotImplementedError
+
+
+class VisionTransformerOptions(EncoderOptions):
+    """What Vision Transformers have in common: how a picture becomes patches, and the size of what sees them."""
+
+    image: int = Field(224, gt=0, description="side of the picture, px")
+    patch: int = Field(16, gt=0, description="side of a patch, px")
+    dim: int = Field(768, gt=0, description="width of a token")
+    depth: int = Field(12, ge=1, description="blocks")
+    heads: int = Field(12, ge=1, description="attention heads of a block")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.image % self.patch:
+            raise ValueError(f"image {self.image} is not a multiple of patch {self.patch}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
 
 
 class HeadOptions(Config, ABC):

@@ -104,10 +104,10 @@ def load(bundle: Bundle, device: str = "cpu", dtype: str = "float32") -> Scoring
     heads: dict[str, Head] = {}
     for task, part in manifest.heads.items():
         chosen = _options(HEADS, part, bundle)
-        network = chosen.build(options.features, len(part.outputs))
         try:
+            network = chosen.build(options.features, len(part.outputs))
             network.load_state_dict(bundle.tensors(part.file))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise _misfit(part, bundle, error) from None
         heads[task] = Head(network, part.outputs, chosen.windowing)
     return ScoringModel(encoder, heads, manifest.preprocess, device, dtype)

@@ -11,39 +11,27 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from common.config import Config
 from train.models import vit_layouts
-from train.models.options import EncoderOptions
+from train.models.options import VisionTransformerOptions
 from train.models.positions import position_table
 
 
-class VitOptions(EncoderOptions):
+class VitOptions(VisionTransformerOptions):
     """Shape of the encoder; the defaults are ViT-B/16."""
 
     kind: Literal["vit"] = "vit"
-    image: int = Field(224, gt=0, description="side of the picture, px")
     channels: int = Field(3, gt=0, description="1: grey, 3: colour")
-    patch: int = Field(16, gt=0, description="side of a patch, px")
     dim: int = Field(768, gt=0, multiple_of=4, description="width of a token")
-    depth: int = Field(12, ge=1, description="blocks")
-    heads: int = Field(12, ge=1, description="attention heads of a block")
     positions: Literal["fixed", "trained"] = Field(
         "fixed", description="fixed: sines and cosines, as in MAE; trained: a table that starts as these, as in timm"
     )
     pool: Literal["mean", "token"] = Field(
         "mean", description="the feature: mean of the patch tokens, as MAE is fine-tuned, or class token, as in timm"
     )
-
-    @model_validator(mode="after")
-    def _divides(self) -> VitOptions:
-        if self.image % self.patch:
-            raise ValueError(f"image {self.image} is not a multiple of patch {self.patch}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        return self
 
     can_be_masked: ClassVar[bool] = True
 

@@ -19,7 +19,7 @@ from common.errors import UsageError
 from common.labels import ALL_EXPRESSIONS
 from train.models import dfer_clip
 from train.models.clip import ClipOptions
-from train.models.dfer_clip import DferClip, DferClipOptions, LearnedTexts
+from train.models.dfer_clip import ClipWindowing, DferClip, DferClipOptions, LearnedTexts
 from train.models.initial import InitialWeights
 from train.models.prompts import PromptOptions, tokens
 from train.models.text_tower import TextTower
@@ -280,10 +280,20 @@ def test_descriptions_come_from_a_file_of_the_user(tmp_path: Path) -> None:
 
 
 def test_the_options_of_a_bundle_state_the_texts_in_full() -> None:
-    stated = options().stated(CLASSES).prompts
-    assert list(stated.descriptions or {}) == list(CLASSES)
-    assert stated.texts(CLASSES) == PromptOptions().texts(CLASSES)
+    stated = options().stated(CLASSES, 2.0)
+    assert list(stated.prompts.descriptions or {}) == list(CLASSES)
+    assert stated.prompts.texts(CLASSES) == PromptOptions().texts(CLASSES)
     assert PromptOptions(text="name").stated(CLASSES) == PromptOptions(text="name")
+
+
+def test_the_options_of_a_bundle_state_how_long_its_clips_are() -> None:
+    assert DferClipOptions().stated(CLASSES, 2.0).windowing.fps == 8.0
+    told = DferClipOptions(windowing=ClipWindowing(fps=5.0))
+    assert told.stated(CLASSES, 2.0).windowing.fps == 5.0
+    with pytest.raises(UsageError, match=r"single frames: say with clips\.model\.windowing\.fps"):
+        DferClipOptions().stated(CLASSES, 0.0)
+    with pytest.raises(ValueError, match=r"windowing\.fps is null"):
+        DferClipOptions().build(8, 7)
 
 
 @pytest.mark.parametrize(
