@@ -77,7 +77,7 @@ class ClipTraining:
     def made_from(self) -> dict[str, Any]:
         stage = self._stage.model_copy(update={"model": self.options})
         return {
-            "stage": stage.model_dump(mode="json"),
+            "stage": stage.settings(),
             "init": self.init,
             "pictures": self._faces.crops.digest,
             "clips": self._content(self.clips),

@@ -25,6 +25,7 @@ from common.errors import MienError
 from common.faults import fault
 from common.store.store import Store
 from train import interruption, optimiser, processes, zero
+from train.average import Average
 from train.checkpoint import Checkpoint, Checkpoints
 from train.interruption import Request
 from train.models import ranks
@@ -95,16 +96,21 @@ def fit(
     engine = _engine(copy.deepcopy(objective).train(), stage, session, schedule.steps)
     if start.step:
         zero.restore(engine, start.tensors["moments"], start.step)
+    average = None
+    if stage.average is not None:
+        weights_before = start.tensors.get("average", objective.state_dict())
+        parameters = {each for each, _ in objective.named_parameters()}
+        average = Average(stage.average, weights_before, parameters, session.device)
     out = StageLog(name, session.work, schedule.steps, stage.batch, log_name, start.state.get("log"))
     with ranks.sharing(stage.batch):
         batch_at(start.step)  # what is made once for all batches, such as features, would be counted as time of a step
-        course = _Course(name, objective, engine, batch_at, schedule, session, validation, kept_here, out)
+        course = _Course(name, objective, engine, batch_at, schedule, session, validation, kept_here, out, average)
         with out, interruption.awaited() as request:
             for step in range(start.step, schedule.steps):
                 course.step(step)
                 course.keep(step, request)
     kept = validation.kept if validation else None
-    objective.load_state_dict(validation.weights if validation and kept else _weights(engine))
+    objective.load_state_dict(validation.weights if validation and kept else course.result())
     processes.take_from_first(objective.state_dict())  # it alone knows which weights are the best
     engine.destroy()
     del engine, course
@@ -146,8 +152,10 @@ class _Course:
     validation: Validation | None
     checkpoints: Checkpoints
     out: StageLog
+    average: Average | None
 
     def __post_init__(self) -> None:
+        self._portions = ranks.portions(self.schedule.stage.batch, self.schedule.stage.micro_batch)
         self._last = self.schedule.steps - 1
         self._kept_at = time.monotonic()
 
@@ -155,13 +163,20 @@ class _Course:
         """Trains one step, and writes a line of the log after some of them. Raises MienError if it is not finite."""
         engine = self.engine
         fault("train.step", f"{self.name} step={step} rank={ranks.rank()}.")
-        torch.manual_seed(step_seed(self.session.seed, self.name, step))
         rate = self.schedule.learning_rate(step)
         optimiser.set_rate(engine.optimizer, rate)
-        loss = engine({key: value.to(self.session.device) for key, value in self.batch_at(step).items()})
-        engine.backward(loss)
-        engine.step()
-        self.out.count(loss)
+        batch = {key: value.to(self.session.device) for key, value in self.batch_at(step).items()}
+        losses_of_portions = []
+        for portion in self._portions:
+            torch.manual_seed(step_seed(self.session.seed, self.name, step))
+            with portion.computed():
+                loss = portion.weight * engine({key: value[portion.mine] for key, value in batch.items()})
+                engine.backward(len(self._portions) * loss)  # DeepSpeed takes the mean of them
+                engine.step()  # changes weights after the last portion
+            losses_of_portions.append(loss.detach())
+        if self.average:
+            self.average.add(step, _weights(engine))
+        self.out.count(torch.stack(losses_of_portions).sum())
         validated = self.validation is not None and self.schedule.validates(step)
         # ZeRO 1 and 2 do not fail by gradients that are not finite: they leave the weights as they are.
         skipped = engine.skipped_steps > 0
@@ -172,7 +187,7 @@ class _Course:
                 self._fail(step, "gradients are not finite")
             metrics: Mapping[str, float] = {}
             if self.validation and validated:
-                current = _weights(engine)
+                current = self.result()
                 metrics = self.validation.run(step, self.objective, current) if ranks.rank() == 0 else {}
             self.out.write(step, losses, rate, metrics)
 
@@ -191,11 +206,19 @@ class _Course:
             self._fail(step, "weights are not finite")
         if self.validation and kept:
             tensors["best"] = self.validation.weights
+        if self.average:
+            tensors["average"] = self.average.weights
         if ranks.rank() == 0:
             self.checkpoints.save(Checkpoint(step + 1, tensors, {"log": log_state, "kept": kept}))
         self._kept_at = time.monotonic()
         if wish == 2:
             raise KeyboardInterrupt
+
+    def result(self) -> dict[str, Tensor]:
+        """The weights after the steps so far, or their average."""
+        if self.average is None:
+            return _weights(self.engine)
+        return {name: tensor.clone() for name, tensor in self.average.weights.items()}
 
     def _check(self, step: int, losses: Sequence[float]) -> None:
         """Raises MienError if one of the last losses, those up to `step`, is not finite."""
@@ -231,13 +254,14 @@ def step_seed(seed: int, name: str, step: int) -> int:
 def _engine(objective: Objective, stage: StageOptions, session: Session, steps: int) -> Any:
     import deepspeed
 
+    portions = len(ranks.portions(stage.batch, stage.micro_batch))
     engine, *_ = deepspeed.initialize(
         model=objective,
         optimizer=optimiser.build(objective, stage, session.device),
         dist_init_required=False,
         config={
-            "train_micro_batch_size_per_gpu": math.ceil(stage.batch / ranks.size()),
-            "gradient_accumulation_steps": 1,
+            "train_micro_batch_size_per_gpu": math.ceil(stage.batch / ranks.size() / portions),
+            "gradient_accumulation_steps": portions,
             "gradient_clipping": stage.clip or 0.0,  # 0: none
             # On a GPU, one buffer for all gradients avoids fragmented memory. On a CPU the copy costs 15 % of a step.
             "zero_optimization": {

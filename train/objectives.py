@@ -14,7 +14,7 @@ from train import losses
 from train.models import ranks
 from train.models.dfer_clip import DferClip
 from train.models.linear import LinearOptions
-from train.models.options import HeadOptions
+from train.models.options import HeadOptions, VisionTransformerOptions
 from train.models.preprocess import normalise
 from train.recipe import Recipe
 
@@ -31,6 +31,10 @@ class Objective(nn.Module, ABC):
     def parts(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """What is trained, by the name that a stage's `lr_of` has for it."""
         return {"model": list(self.parameters())}
+
+    def share(self, parameter: str) -> float:
+        """The share of the learning rate at which the parameter of this name learns."""
+        return 1.0
 
 
 class MaePretrain(Objective):
@@ -58,7 +62,13 @@ class ExpressionFinetune(Objective):
 
     def __init__(self, recipe: Recipe, encoder: nn.Module) -> None:
         super().__init__()
+        assert recipe.finetune is not None
         self.encoder = encoder
+        self.options, self.layer_decay = recipe.encoder, recipe.finetune.layer_decay
+        if recipe.finetune.drop_path:
+            assert isinstance(recipe.encoder, VisionTransformerOptions)
+            rates = torch.linspace(0, recipe.finetune.drop_path, recipe.encoder.depth).tolist()
+            recipe.encoder.drop_paths(encoder, rates)
         self.head = LinearOptions().build(recipe.encoder.features, len(TASKS["expr"].outputs))
         self.preprocess: Preprocess = recipe.preprocess
 
@@ -66,6 +76,11 @@ class ExpressionFinetune(Objective):
         features = self.encoder(normalise(batch["images"], self.preprocess))[:, None]
         valid = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         return losses.expression_loss(self.head(features, valid), batch["labels"])
+
+    def share(self, parameter: str) -> float:
+        if not isinstance(self.options, VisionTransformerOptions) or not parameter.startswith("encoder."):
+            return 1.0
+        return self.layer_decay ** self.options.above(parameter.removeprefix("encoder."))
 
 
 class HeadObjective(Objective):

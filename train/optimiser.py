@@ -26,22 +26,18 @@ def set_rate(optimiser: Any, rate: float) -> None:
 
 
 def _groups(objective: Objective, stage: StageOptions) -> list[dict[str, Any]]:
-    """Parameter groups: for each part those that decay and those that do not.
+    """Parameter groups: of each part and layer those that decay and those that do not.
 
     With AdamW matrices and tokens decay, as in MAE's code, biases and norms do not. With SGD all do, as is usual there.
     """
     names = {parameter: name for name, parameter in objective.named_parameters()}
-    groups = []
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for part, parameters in objective.parts().items():
-        decaying: list[Tensor] = []
-        others: list[Tensor] = []
         for each in parameters:
+            share = stage.rate_of(part) / stage.lr * objective.share(names[each])
             decays = stage.optimiser == "sgd" or each.ndim > 1 or names[each].endswith("_token")
-            (decaying if decays else others).append(each)
-        share = stage.rate_of(part) / stage.lr
-        groups += [
-            {"params": chosen, "weight_decay": weight_decay, "share": share}
-            for chosen, weight_decay in ((decaying, stage.weight_decay), (others, 0.0))
-            if chosen
-        ]
-    return groups
+            groups.setdefault((share, not decays), []).append(each)
+    return [
+        {"params": chosen, "weight_decay": 0.0 if exempt else stage.weight_decay, "share": share}
+        for (share, exempt), chosen in groups.items()
+    ]

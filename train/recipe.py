@@ -16,6 +16,7 @@ from common.errors import UsageError
 from train.data.sources import DataOptions
 from train.models.clip import ClipOptions
 from train.models.initial import InitialWeights
+from train.models.options import VisionTransformerOptions
 from train.models.preprocess import channels
 from train.models.registry import AnyEncoder
 from train.stage_options import ClipStage, FinetuneStage, HeadStage, MaeStage
@@ -99,6 +100,11 @@ class Recipe(Config):
                 raise ValueError("a recipe needs heads, or clips")
             if self.mae is not None and not self.encoder.can_be_masked:
                 raise ValueError(f"mae cannot pretrain an encoder of kind {self.encoder.kind}: leave mae out")
+            layers = isinstance(self.encoder, VisionTransformerOptions)
+            if self.finetune is not None and not layers and (self.finetune.layer_decay < 1 or self.finetune.drop_path):
+                raise ValueError(
+                    f"finetune's layer_decay and drop_path need an encoder of kind vit or clip, not {self.encoder.kind}"
+                )
             if self.finetune is None and self.mae is None and self.init is None:
                 raise ValueError(
                     "finetune: null leaves the encoder untrained: give it mae or init, or say init: random if it is "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,9 @@ class StageOptions(Config):
     steps: int | None = Field(None, gt=0, description="how many steps the stage takes; or set epochs")
     epochs: float | None = Field(None, gt=0, description="how many epochs the stage takes; or set steps")
     batch: int = Field(gt=0, description="examples a step: faces, or windows of a head that takes windows")
+    micro_batch: int | None = Field(
+        None, gt=0, description="about how many of them a process computes at once, as memory allows; null: all it has"
+    )
     drop_last: bool = Field(
         False,
         description="leave out the last examples of an epoch if they fill no batch; else the next epoch fills it up",
@@ -58,6 +61,17 @@ class StageOptions(Config):
     betas: tuple[float, float] = Field((0.9, 0.999), description="adamw's")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd's")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: any")
+    average: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="keep an exponential moving average of the weights, of this decay, in place of the weights "
+        "themselves; null: none",
+    )
+
+    def settings(self, *left_out: str) -> dict[str, Any]:
+        """What decides the result of the stage, but for the keys that are left out."""
+        return self.model_dump(mode="json", exclude={"micro_batch", *left_out})
 
     def rate_of(self, part: str) -> float:
         """The highest learning rate of this part of the objective."""
@@ -127,6 +141,12 @@ class MaeStage(StageOptions):
 class FinetuneStage(SupervisedStage):
     """Expression labels; all weights of the encoder are tuned."""
 
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="each layer learns at this share of the rate of the layer after it"
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="share of examples that skip the last block, from 0 in the first block on"
+    )
     select: Select = "last"
     augment: AugmentOptions = AugmentOptions()
 
@@ -149,6 +169,8 @@ class HeadStage(SupervisedStage):
             raise ValueError(
                 f"should have a model of frames: {self.model.kind} judges clips, and trains its encoder too"
             )
+        if self.micro_batch is not None:
+            raise ValueError("should have no micro_batch: the loss of valence and arousal is of a batch as a whole")
         return self
 
 

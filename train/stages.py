@@ -124,7 +124,7 @@ class Stages:
             images = pictures.images(self._drawn(len(pictures), step, stage))
             return {"images": self._augmented("mae", step, images, stage.augment)}
 
-        settings = stage.model_dump(mode="json", exclude={"data", "init"})
+        settings = stage.settings("data", "init")
         made_from = {"stage": settings, "init": self._init, "pictures": pictures.digest}
 
         def draw(file: Path) -> None:
@@ -152,7 +152,7 @@ class Stages:
 
         validation = Validation("expr", measured, stage.select) if stage.validates else None
         made_from = {
-            "stage": stage.model_dump(mode="json"),
+            "stage": stage.settings(),
             "start": self._made_encoder,
             "pictures": pictures.digest,
             "labels": content(labels),
@@ -192,7 +192,7 @@ class Stages:
 
         validation = Validation(name, measured, stage.select) if stage.validates else None
         made_from = {
-            "stage": stage.model_dump(mode="json", exclude={"tasks"}),
+            "stage": stage.settings("tasks"),
             "encoder": self._made_encoder,
             "pictures": self._faces.crops.digest,
             "faces": content(self._faces.picture[examples.rows], examples.valid, examples.labelled),

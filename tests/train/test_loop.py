@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -13,15 +14,19 @@ from torch import Tensor, nn
 
 from common.errors import MienError
 from train import loop, optimiser, processes
+from train.losses import expression_loss
+from train.models import ranks
 from train.models.tcn_transformer import TcnTransformerOptions
 from train.models.vit import DecoderOptions, MaskedAutoencoder, VitOptions
-from train.objectives import Batch, Objective
+from train.objectives import Batch, ExpressionFinetune, Objective
+from train.recipe import Recipe
 from train.schedule import Schedule
 from train.stage_options import ClipStage, FinetuneStage, StageOptions
 from train.validation import Kept, Validation, score
 
 STAGE = StageOptions(steps=12, batch=16, lr=0.02, warmup=3, weight_decay=0.1, clip=0.5)
 EXAMPLES = 16
+HEAD = {"steps": 1, "batch": 1, "lr": 1.0, "model": {"kind": "linear"}}
 
 
 class Regression(Objective):
@@ -42,8 +47,8 @@ def batch_at(step: int) -> Batch:
     return {"x": x, "y": x[:, 0] * 2 - x[:, 1]}
 
 
-def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
-    """The same training in plain PyTorch."""
+def plain(stage: StageOptions, name: str, steps: int | None = None) -> dict[str, Tensor]:
+    """The same training in plain PyTorch, or its first steps."""
     objective = Regression()
     matrices = [p for p in objective.parameters() if p.ndim > 1]
     vectors = [p for p in objective.parameters() if p.ndim == 1]
@@ -51,7 +56,7 @@ def plain(stage: StageOptions, name: str) -> dict[str, Tensor]:
         [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         betas=stage.betas,
     )
-    for step in range(stage.steps):
+    for step in range(steps or stage.steps):
         torch.manual_seed(loop.step_seed(7, name, step))
         for group in adamw.param_groups:
             group["lr"] = Schedule(stage, EXAMPLES).learning_rate(step)
@@ -120,7 +125,6 @@ def test_zero_3_gives_back_weights_that_it_had_taken_apart_and_they_can_be_train
 VALIDATED = FinetuneStage(**STAGE.model_dump(), select="best", validate_every=3)
 
 
-@pytest.mark.slow
 class TwoParts(Regression):
     """The same with a name for each of its parts, one of which is frozen."""
 
@@ -132,6 +136,7 @@ class TwoParts(Regression):
         return {"image": list(self.model[0].parameters()), "temporal": list(self.model[4].parameters())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_sgd_with_a_rate_for_each_part_is_torchs_at_every_zero_stage(zero: int, group: None, tmp_path: Path) -> None:
     stage = ClipStage(
@@ -155,6 +160,90 @@ def test_sgd_with_a_rate_for_each_part_is_torchs_at_every_zero_stage(zero: int, 
     loop.fit("toy", objective, batch_at, stage, session(tmp_path, zero), EXAMPLES)
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(objective.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+class SharedRegression(Regression):
+    """The same with dropout and a loss as all objectives have them, which several portions of a batch may share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model[3] = ranks.Dropout(0.3)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return expression_loss(self.model(batch["x"]) * torch.tensor([1.0, 0, -1]), (batch["y"] > 0).long())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_batch_in_portions_trains_as_one_that_is_whole(zero: int, group: None, tmp_path: Path) -> None:
+    found = []
+    for most in (None, 6):  # 16 examples: 5, 5 and 6
+        objective = SharedRegression()
+        stage = STAGE.model_copy(update={"micro_batch": most})
+        loop.fit("toy", objective, batch_at, stage, session(tmp_path, zero), EXAMPLES)
+        lines = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+        found.append((dict(objective.state_dict()), [line["loss"] for line in lines]))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=2e-6, rtol=1e-5)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 3])
+def test_the_moving_average_of_the_weights_is_measured_and_kept(zero: int, group: None, tmp_path: Path) -> None:
+    measured: list[dict[str, Tensor]] = []
+
+    def measure(objective: Objective) -> dict[str, float]:
+        measured.append({name: tensor.clone() for name, tensor in objective.state_dict().items()})
+        return {"f1_expression": 0.0}
+
+    stage = VALIDATED.model_copy(update={"average": 0.6, "select": "last"})
+    objective = Regression()
+    loop.fit("toy", objective, batch_at, stage, session(tmp_path, zero), EXAMPLES, Validation("expr", measure, "last"))
+    expected = Regression().state_dict()
+    for step in range(STAGE.steps or 0):
+        decay = min(0.6, (1 + step) / (10 + step))
+        now = plain(STAGE, "toy", step + 1)
+        expected = {name: decay * tensor + (1 - decay) * now[name] for name, tensor in expected.items()}
+    torch.testing.assert_close(dict(objective.state_dict()), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(measured[-1], expected, atol=2e-5, rtol=1e-4)
+    assert not torch.equal(measured[0]["model.0.weight"], measured[-1]["model.0.weight"])
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_each_layer_learns_at_a_share_of_the_rate_of_the_next(kind: str) -> None:
+    encoder = {"kind": kind, "image": 16, "patch": 8, "dim": 8, "depth": 3, "heads": 1}
+    keys = {
+        "name": "a", "intended_use": "tests", "licence": "none", "crop": {"size": 16}, "encoder": encoder,
+        "preprocess": {"crop": [0, 0, 16], "size": 16}, "init": "random", "heads": {"h": HEAD},
+        "finetune": {"steps": 1, "batch": 1, "lr": 1.0, "layer_decay": 0.5, "drop_path": 0.4},
+    }  # fmt: skip
+    chosen = Recipe.model_validate(keys)
+    objective = ExpressionFinetune(chosen, chosen.encoder.build())
+    groups = optimiser.build(objective, chosen.finetune, "cpu").param_groups
+    share = {id(each): group["share"] for group in groups for each in group["params"]}
+    found = {name: share[id(each)] for name, each in objective.named_parameters()}
+    for name, value in found.items():
+        number = re.search(r"blocks\.(\d)", name)
+        stem = ("patch_embed", "cls_token", "conv1", "class_emb", "positional_emb", "ln_pre")
+        before = number is None and any(word in name for word in stem)
+        # BEiT and MAE number the layers: 0 for the stem, 1 to depth for the blocks, depth + 1 for what follows
+        layer = 0 if before else 4 if number is None else int(number[1]) + 1
+        assert value == pytest.approx(0.5 ** (4 - layer)), name
+    assert {round(value, 4) for value in found.values()} == {0.0625, 0.125, 0.25, 0.5, 1.0}
+    paths = [module.p for module in objective.encoder.modules() if isinstance(module, ranks.DropPath)]
+    assert sorted(set(paths)) == pytest.approx([0, 0.2, 0.4])
+    pictures = torch.randn(5, 3, 16, 16)
+    torch.manual_seed(0)
+    assert not torch.equal(objective.encoder.train()(pictures), objective.encoder(pictures))
+    assert torch.equal(objective.encoder.eval()(pictures), objective.encoder(pictures))
+
+
+def test_a_dropped_path_is_that_of_whole_examples_and_the_mean_stays() -> None:
+    torch.manual_seed(0)
+    kept = ranks.DropPath(0.25).train()(torch.ones(4000, 3, 2))
+    assert torch.equal(kept, kept[:, :1, :1].expand_as(kept))
+    assert kept.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert kept.mean().item() == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("zero", [1, 3])

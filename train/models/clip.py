@@ -6,6 +6,7 @@ Its pictures should have the mean and the standard deviation of CLIP's own train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from train.models.options import VisionTransformerOptions
 from train.models.positions import resampled
+from train.models.ranks import DropPath
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
@@ -33,6 +35,7 @@ class ClipOptions(VisionTransformerOptions):
     )
 
     libraries: ClassVar[tuple[str, ...]] = ("open_clip",)
+    stem: ClassVar[tuple[str, ...]] = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
 
     @property
     def input(self) -> tuple[int, int]:
@@ -55,6 +58,13 @@ class ClipOptions(VisionTransformerOptions):
             output_dim=self.projection,
             act_layer=QuickGELU if self.quick_gelu else nn.GELU,
         )
+
+    def drop_paths(self, network: nn.Module, rates: Sequence[float]) -> None:
+        from open_clip.transformer import VisionTransformer
+
+        assert isinstance(network, VisionTransformer)
+        for block, rate in zip(network.transformer.resblocks, rates, strict=True):
+            block.ls_1, block.ls_2 = DropPath(rate), DropPath(rate)  # these were for the scaling that CLIP lacks
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Takes the tower out of a whole model, as OpenAI, open_clip and FaRL publish them, or by itself."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from train.models.vit import DecoderOptions, MaskedAutoencoder
+
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 class EncoderOptions(Config, ABC):
@@ -72,6 +77,19 @@ class VisionTransformerOptions(EncoderOptions):
     dim: int = Field(768, gt=0, description="width of a token")
     depth: int = Field(12, ge=1, description="blocks")
     heads: int = Field(12, ge=1, description="attention heads of a block")
+
+    stem: ClassVar[tuple[str, ...]]
+    """What the names of the parameters before the blocks begin with."""
+
+    def above(self, parameter: str) -> int:
+        """How many layers come after that of the parameter: the blocks, and what follows them as one."""
+        if block := _BLOCK.search(parameter):
+            return self.depth - int(block[1])
+        return self.depth + 1 if parameter.startswith(self.stem) else 0
+
+    @abstractmethod
+    def drop_paths(self, network: nn.Module, rates: Sequence[float]) -> None:
+        """Gives the residual branches of each block of the network this rate of `ranks.DropPath`."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

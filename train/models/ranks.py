@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -41,9 +43,13 @@ def sharing(batch: int) -> Iterator[None]:
         raise UsageError(
             f"a batch of {batch} cannot be shared out to {size()} workers: raise that stage's batch, or start fewer"
         )
-    first, after = (number * batch // size() for number in (rank(), rank() + 1))
-    with _having((slice(first, after), batch) if size() > 1 else None):
+    with _having((_slice(rank(), batch), batch) if size() > 1 else None):
         yield
+
+
+def _slice(process: int, batch: int) -> slice:
+    """The examples of a process."""
+    return slice(process * batch // size(), (process + 1) * batch // size())
 
 
 @contextmanager
@@ -61,6 +67,46 @@ def _having(share: tuple[slice, int] | None) -> Iterator[None]:
         yield
     finally:
         _share = before
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What a process computes at once of its part of a batch.
+
+    mine: which examples of its part. weight: of the mean over this portion, as all processes have it, in the mean over
+    the batch.
+    """
+
+    mine: slice
+    weight: float
+    _share: tuple[slice, int] | None
+
+    @contextmanager
+    def computed(self) -> Iterator[None]:
+        """In the block, batches are this portion."""
+        with _having(self._share):
+            yield
+
+
+def portions(batch: int, most: int | None) -> list[Portion]:
+    """Cuts the part of this process into portions of about `most` examples; None: it stays whole.
+
+    All processes have equally many portions, because they exchange sums in each.
+    """
+    parts = [len(range(batch)[_slice(process, batch)]) for process in range(size())]
+    number = min(*parts, -(-max(parts) // (most or batch)))
+    if number == 1:
+        return [Portion(slice(None), 1.0, _share)]
+    ends = [[n * part // number for n in range(number + 1)] for part in parts]
+    first = _slice(rank(), batch).start
+    return [
+        Portion(
+            slice(start, stop),
+            sum(each[n + 1] - each[n] for each in ends) / batch,
+            (slice(first + start, first + stop), batch),
+        )
+        for n, (start, stop) in enumerate(pairwise(ends[rank()]))
+    ]
 
 
 def mine(values: A, axis: int = 0) -> A:
@@ -98,6 +144,23 @@ def _summed(values: Tensor) -> Tensor:
     values = values.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(values)
     return values
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): leaves out the residual branch [N, ...] of some examples.
+
+    They are the same however many processes share the batch.
+    """
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        kept = torch.empty((whole(len(x)), *[1] * (x.ndim - 1)), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * mine(kept) / (1 - self.p)
 
 
 class Dropout(nn.Module):

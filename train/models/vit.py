@@ -8,6 +8,7 @@ are embedded: in pretraining the encoder does not compute the masked ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from common.config import Config
 from train.models import vit_layouts
 from train.models.options import VisionTransformerOptions
 from train.models.positions import position_table
+from train.models.ranks import DropPath
 
 
 class VitOptions(VisionTransformerOptions):
@@ -34,6 +36,7 @@ class VitOptions(VisionTransformerOptions):
     )
 
     can_be_masked: ClassVar[bool] = True
+    stem: ClassVar[tuple[str, ...]] = ("patch_embed", "cls_token", "positions")
 
     @property
     def input(self) -> tuple[int, int]:
@@ -52,6 +55,12 @@ class VitOptions(VisionTransformerOptions):
 
     def adopt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return vit_layouts.adopt(tensors, self)
+
+    def drop_paths(self, network: nn.Module, rates: Sequence[float]) -> None:
+        assert isinstance(network, Vit)
+        for block, rate in zip(network.blocks, rates, strict=True):
+            assert isinstance(block, Block)
+            block.drop_path.p = rate
 
     def autoencoder(self, decoder: DecoderOptions, mask_ratio: float) -> MaskedAutoencoder:
         return MaskedAutoencoder(self, decoder, mask_ratio)
@@ -213,10 +222,11 @@ class Block(nn.Module):
         self.attn = _Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = _Mlp(dim)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def _blocks(dim: int, heads: int, depth: int) -> nn.ModuleList:
