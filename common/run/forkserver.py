@@ -17,7 +17,7 @@ import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from common import log
+from common import log, scratch
 from common.arrow import without_pandas
 from common.run.pool import Member
 
@@ -55,7 +55,10 @@ def main() -> None:
     gc.freeze()  # so that garbage collection in a worker does not copy the pages that all share
     connection = serve(control)
     if connection is not None:
-        work(connection)
+        try:
+            work(connection)
+        finally:
+            scratch.release()  # now: as soon as the socket closes, the driver may have this process killed
 
 
 def serve(control: socket.socket) -> Connection | None:
