@@ -97,6 +97,23 @@ def test_a_reconstruction_keeps_what_was_seen_and_hides_or_rebuilds_the_rest() -
     assert not torch.equal(rebuilt, images)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_picture_shows_faces_above_what_was_seen_of_them_and_what_was_rebuilt(
+    channels: int, tmp_path: Path
+) -> None:
+    levels = 20 + 40 * torch.arange(6, dtype=torch.uint8)
+    images, masked, rebuilt = levels.view(3, 2, 1, 1, 1).expand(3, 2, channels, 16, 16)
+    reconstructions.draw(tmp_path / "a.png", images, masked, rebuilt, "two faces")
+    drawn = cv2.imread(str(tmp_path / "a.png")).astype(int)
+    centres = np.array([np.argwhere((abs(drawn - level) < 2).all(-1)).mean(0) for level in levels.tolist()]).reshape(
+        3, 2, 2
+    )
+    assert np.ptp(centres[:, :, 0], axis=1).max() < 1, "the faces of a row are at one height"
+    assert np.ptp(centres[:, :, 1], axis=0).max() < 1, "what is of one face is in one column"
+    assert (np.diff(centres[:, :, 0], axis=0) > 50).all()
+    assert (np.diff(centres[:, :, 1], axis=1) > 50).all()
+
+
 @pytest.mark.parametrize("norm_pix", [False, True])
 def test_a_network_that_gives_exactly_what_the_loss_asks_for_rebuilds_the_picture(norm_pix: bool) -> None:
     class Perfect(torch.nn.Module):
