@@ -14,6 +14,7 @@ from common.store.store import Store
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.soak
 def test_rows_do_not_depend_on_workers_batch_size_order_or_the_folder_a_command_runs_in(
     archive: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str], tmp_path: Path
 ) -> None:
@@ -49,6 +50,7 @@ def _parent(path: Path) -> Path:
     return path
 
 
+@pytest.mark.soak
 def test_two_concurrent_runs_over_a_growing_archive_publish_no_row_twice(
     archive: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str], tmp_path: Path
 ) -> None:
@@ -65,6 +67,7 @@ def test_two_concurrent_runs_over_a_growing_archive_publish_no_row_twice(
     assert_same(rows(lake), golden)
 
 
+@pytest.mark.soak
 def test_scoring_from_faces_gives_a_row_per_frame_as_scoring_from_videos_does(
     archive: Path, ingested: Path, bundle: Path, golden: list[dict[str, Any]], cluster: dict[str, str]
 ) -> None:

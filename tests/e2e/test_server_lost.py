@@ -11,7 +11,7 @@ from commands import start
 
 from common.store.store import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 def test_a_server_that_dies_is_tried_again_then_named_in_one_sentence(

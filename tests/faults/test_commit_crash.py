@@ -196,10 +196,10 @@ def test_a_full_disk_during_a_commit_is_one_sentence_and_changes_no_row(
 @pytest.mark.parametrize(
     ("table", "point"),
     [
-        ("scores", "plan.after_put"),
-        ("scores", "outcome.before"),
+        pytest.param("scores", "plan.after_put", marks=pytest.mark.soak),
+        pytest.param("scores", "outcome.before", marks=pytest.mark.soak),
         ("faces", "part.after_create~-00001"),
-        ("faces", "videos.after_create"),
+        pytest.param("faces", "videos.after_create", marks=pytest.mark.soak),
         ("scores", "ledger.after_create"),
     ],
 )

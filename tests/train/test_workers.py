@@ -80,12 +80,10 @@ def test_two_workers_have_the_losses_and_the_metrics_of_one_process(train: Train
     assert not list(Path(f"{tmp_path / 'bundle'}.train", "checkpoints").rglob("*.json"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("before", "after"),
-    [
-        (("zero=2", "--workers", "2"), ("zero=1",)),
-        pytest.param(("zero=1",), ("zero=3", "--workers", "2"), marks=pytest.mark.soak),
-    ],
+    [(("zero=2", "--workers", "2"), ("zero=1",)), (("zero=1",), ("zero=3", "--workers", "2"))],
 )
 def test_a_killed_training_goes_on_with_another_number_of_workers_and_zero_stage(
     before: tuple[str, ...],

@@ -230,6 +230,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_mtcnn_finds_the_face_where_it_was_drawn_in_every_frame(tmp_path, one_thread):
     from facenet_pytorch import MTCNN
 
