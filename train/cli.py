@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,49 +12,23 @@ if TYPE_CHECKING:
     from train.table import Table
 
 from common import environment
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _without_set(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        raise click.UsageError(
-            f"keys are written without --set: {ctx.command_path} {parameter.metavar} {value} ...", ctx
-        )
-
-
-def _keys(what: str) -> Callable[[F], F]:
-    """Adds the argument KEY=VALUE..., and an answer for those who write --set as the jobs over archives want it."""
-
-    def add(function: F) -> F:
-        refusal = click.option("--set", hidden=True, expose_value=False, metavar=what, callback=_without_set)
-        return click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(refusal(function))
-
-    return add
-
-
-def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(each) for each in value.split(",")) if value else ()
-    except ValueError:
-        raise click.BadParameter("should be whole numbers with commas between them, as in 0,1,2") from None
-
+from train import arguments
 
 _force = click.option("--force", is_flag=True, help="Replace the bundle that is in OUT.")
 
 
 @click.command()
 @click.argument("recipe")
-@_keys("RECIPE")
+@arguments.keys("RECIPE")
 @click.option("--lake", required=True, help="Folder or s3://bucket/prefix of the lake.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the bundle to write.")
-@click.option(
-    "--work", type=click.Path(path_type=Path), help="Folder for logs and finished stages. [default: OUT.train]"
-)
+@click.option("--work", help="Folder or s3://bucket/prefix for checkpoints and finished stages. [default: OUT.train]")
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Processes that share each batch. [default: 1]"
 )
-@click.option("--seeds", metavar="N,N...", callback=_numbers, help="Of a study: each of its runs once for each seed.")
+@click.option(
+    "--seeds", metavar="N,N...", callback=arguments.numbers, help="Of a study: each of its runs once for each seed."
+)
 @_force
 @click.option("--json", is_flag=True, help="Print a summary as one JSON object, last on stdout.")
 def train(
@@ -63,7 +36,7 @@ def train(
     overrides: tuple[str, ...],
     lake: str,
     out: Path,
-    work: Path | None,
+    work: str | None,
     workers: int | None,
     seeds: tuple[int, ...],
     force: bool,
@@ -74,10 +47,11 @@ def train(
     A study (abaw6, abaw8, or a YAML file) trains a bundle for each row of a published table that is not in OUT yet,
     and prints the table. KEY=VALUE then holds for all of its runs.
 
-    Checkpoints and finished stages are kept in the work folder: the same command run again goes on where it was cut
-    off, also with another number of workers, and recipes that share the folder (--work) train a stage once if they have
-    it in common. init=FILE of another run can start from the pretrained encoder, mae-<digest>.safetensors, which the
-    bundle names under data.stages, or from published weights (docs/import.md).
+    Checkpoints and finished stages are kept in WORK: the same command run again goes on where it was cut off, also with
+    another number of workers, and on another machine if WORK is on S3. Recipes that share WORK train a stage once if
+    they have it in common. Logs and pictures are there, too; if it is on S3, in OUT.train. init=FILE of another run can
+    start from the pretrained encoder, mae-<digest>.safetensors, which the bundle names under data.stages, or from
+    published weights (docs/import.md).
     """
     _quiet_threads()
     if (workers or 1) > 1:
@@ -90,6 +64,7 @@ def train(
     from common.lake.layout import Lake
     from train import job, study
     from train import recipe as recipe_
+    from train.places import Places
     from train.report_text import as_text
 
     if study.is_study(recipe):
@@ -107,14 +82,14 @@ def train(
         click.echo(f"{manifest.name} {manifest.id} in {made.path}")
         click.echo(as_text(manifest.metrics) or "no metrics: the lake has no validation videos")
         click.echo(
-            f"see {made.path / CARD}; curves, pictures, logs for TensorBoard: {job.work_folder(made.path, work)}"
+            f"see {made.path / CARD}; curves, pictures, logs for TensorBoard: {Places.named(made.path, work).work}"
         )
     return None
 
 
 @click.command()
 @click.argument("bundle")
-@_keys("BUNDLE")
+@arguments.keys("BUNDLE")
 @click.option("--lake", help="Folder or s3://bucket/prefix of the lake; a study's folder can do without.")
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the confusion of a model of clips: a PNG."

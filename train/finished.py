@@ -1,63 +1,68 @@
-"""The results of finished stages, kept in the work folder, so that a run that is started again does not repeat them."""
+"""The results of finished stages, kept in a store, so that a run that is started again does not repeat them."""
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from common import log
 from common.bundle import weights
-from common.errors import MienError
+from common.errors import AlreadyExists, NotFound
+from common.store.store import Store
 
 _RECORD = "mien.record"
 
 
 class Finished:
-    """A file of weights per finished stage, named after the stage and the digest of its settings and data.
+    """An object of weights per finished stage, named after the stage and the digest of its settings and data.
 
-    So several recipes can share the folder, and a stage that they have in common is trained once.
+    So several recipes can share the store, and a stage that they have in common is trained once. Raises StoreError if
+    the store cannot be read or written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def restore(self, name: str, model: nn.Module) -> dict[str, Any] | None:
-        """Loads the weights of `name`, which is <stage>-<digest>, into `model`, and returns their record, if any."""
-        file = self.file(name)
+        """Loads the weights of `name`, which is <stage>-<digest>, into `model`, and returns their record, if any.
+
+        What is damaged, or of another shape, is removed.
+        """
+        where = f"{self._store.url}/{key(name)}"
         try:
-            with safe_open(file, "pt") as stored:
-                metadata = stored.metadata() or {}
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):  # absent or damaged
+            data = self._store.read(key(name))
+        except NotFound:
             return None
-        if _shapes(tensors) != _shapes(model.state_dict()):  # checked first: `load_state_dict` would load what fits
+        try:
+            tensors = load(data)
+        except SafetensorError:
+            tensors = None
+        # Checked first: `load_state_dict` would load what fits.
+        if tensors is None or _shapes(tensors) != _shapes(model.state_dict()):
+            log.get("train").warning("the stage's result is damaged, it is trained again", file=where)
+            self._store.delete([key(name)])
             return None
         model.load_state_dict(tensors)
-        log.get("train").info("stage taken from an earlier run", file=str(file))
-        return json.loads(metadata[_RECORD])
+        log.get("train").info("stage taken from an earlier run", file=where)
+        return json.loads(weights.metadata(data)[_RECORD])
 
     def keep(self, name: str, model: nn.Module, record: Mapping[str, Any]) -> None:
-        """Saves the weights and the record of their training. A kill leaves no file, or all of it."""
-        file = self.file(name)
-        scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            weights.save(scratch, model.state_dict(), {_RECORD: json.dumps(record)})
-            os.replace(scratch, file)
-        except (OSError, SafetensorError) as error:
-            raise MienError(f"the result of the stage {name} cannot be kept in {self._folder}: {error}") from None
-        finally:
-            scratch.unlink(missing_ok=True)
+        """Saves the weights and the record of their training, unless another run has done so. A kill leaves nothing,
+        or all of it."""
+        with suppress(AlreadyExists):
+            self._store.create(key(name), weights.serialised(model.state_dict(), {_RECORD: json.dumps(record)}))
 
-    def file(self, name: str) -> Path:
-        return self._folder / f"{name}.safetensors"
+
+def key(name: str) -> str:
+    """The object of a stage's result in the store."""
+    return f"{name}.safetensors"
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from train.models import ranks
 from train.models.options import part, weights_file
 from train.models.registry import HEADS
 from train.models.scoring import ScoringModel, load
+from train.places import Places
 from train.recipe import Recipe
 from train.report import Thresholds, report, seen, tuned
 from train.stage_options import ClipCut
@@ -42,27 +41,32 @@ from train.study import Run, Study
 from train.table import Table
 
 
-def run(recipe: Recipe, lake: Lake, out: Path, work: Path | None = None, *, force: bool = False) -> Bundle:
-    """Trains the recipe and writes the bundle `out`; logs, pictures and each stage's result go to the folder `work`.
+def run(recipe: Recipe, lake: Lake, out: Path, work: str | Path | None = None, *, force: bool = False) -> Bundle:
+    """Trains the recipe and writes the bundle `out`; checkpoints and each stage's result go to `work`, a folder or URL.
 
     A stage whose result is there already, made by the same settings from the same data, is not run again. `work` is
     `<out>.train` unless named. Raises UsageError for a lake without the faces or labels that it takes, for folders that
-    cannot be written, for a bundle that is in `out` unless `force` replaces it, and for an `init` of another kind.
+    cannot be written, for a bundle that is in `out` unless `force` replaces it, and for an `init` of another kind;
+    StoreError for a `work` that cannot be written.
     """
-    out, work = _folders(out, work)
+    return _run(recipe, lake, Places.named(out, work), force)
+
+
+def _run(recipe: Recipe, lake: Lake, places: Places, force: bool) -> Bundle:
+    places.check_out()
     if not force:
-        folder.refuse_to_replace(out, lake)
+        folder.refuse_to_replace(places.out, lake)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = training.read(recipe, lake)
     precision = loop.resolve_precision(recipe.precision, device)
-    session = loop.Session(recipe.seed, recipe.zero, precision, device, work, recipe.checkpoints)
+    session = loop.Session(recipe.seed, recipe.zero, precision, device, places.work, places.store, recipe.checkpoints)
     stages = Stages(recipe, data, session)
-    _probe(work, work, "--work")
+    places.check_work()
     with processes.process_group():
         trained = stages.run()
         if ranks.rank() == 0:
-            _finish(recipe, out, session, data, trained)
-    return Bundle.open(out)
+            _finish(recipe, places.out, session, data, trained)
+    return Bundle.open(places.out)
 
 
 def _finish(recipe: Recipe, out: Path, session: loop.Session, data: TrainingData, trained: Trained) -> None:
@@ -126,19 +130,19 @@ def draw_confusion(metrics: dict[str, Any], out: Path) -> None:
     confusion_picture.draw(metrics, out)
 
 
-def run_study(study: Study, lake: Lake, out: Path, work: Path | None = None, *, force: bool = False) -> Table:
+def run_study(study: Study, lake: Lake, out: Path, work: str | Path | None = None, *, force: bool = False) -> Table:
     """Trains the study's runs, each to the bundle `<out>/<run>`; writes the table of all into `out`.
 
-    A run whose bundle is there is not trained again. All share the folder `work`, so a stage that several of them have
-    in common is trained once. Raises UsageError for a bundle that was made by other settings, unless `force`.
+    A run whose bundle is there is not trained again. All share the folder or URL `work`, so a stage that several of
+    them have in common is trained once. Raises UsageError for a bundle that was made by other settings, unless `force`.
     """
-    out = Path(os.path.abspath(out))
-    work = work_folder(out, work)
+    places = Places.named(out, work)
+    out = places.out
     with processes.process_group():
         missing = [each for each in study.runs() if not _is_made(each, out, force)]
         for number, each in enumerate(missing, 1):
             log.get("train").info("run of a study", run=each.name, number=number, of=len(missing))
-            run(each.recipe(), lake, out / each.name, work, force=force)
+            _run(each.recipe(), lake, replace(places, out=out / each.name), force)
             if number < len(missing):
                 _publish(study, out)
         return _publish(study, out)
@@ -198,33 +202,6 @@ def _encoder_of(manifest: BundleManifest, reader: CropReader, faces: FaceSet) ->
     stated = {key: manifest.recipe["data"][key] for key in ("train", "validation")}
     source = {"dataset": here[1], "archive": here[0]["archive"], "ingest": here[0]["ingest"]}
     return faces_.read(reader, DataOptions(**source, **stated, fold=fold))
-
-
-def work_folder(out: Path, work: Path | None) -> Path:
-    """The folder that `run` writes logs, pictures and the stages' results to, as an absolute path."""
-    return Path(os.path.abspath(out.with_name(f"{out.name}.train") if work is None else work))
-
-
-def _folders(out: Path, work: Path | None) -> tuple[Path, Path]:
-    """Both as absolute paths. Checks now what else would fail only at the end of a long run."""
-    out = Path(os.path.abspath(out))
-    folder.check_destination(out)
-    work = work_folder(out, work)
-    if out in (work, *work.parents):
-        raise UsageError(f"the work folder {work} lies in the bundle's, {out}: name another with --work")
-    _probe(out, out.parent, "--out")
-    return out, work
-
-
-def _probe(wanted: Path, home: Path, option: str) -> None:
-    """Makes and removes a folder in `home`, the only sure test that one can be made there. Raises `UsageError`."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        os.rmdir(tempfile.mkdtemp(prefix=f".{wanted.name}.", dir=home))
-    except OSError as error:
-        raise UsageError(
-            f"the folder {wanted} cannot be written: {error.strerror}, name another with {option}"
-        ) from None
 
 
 def _write(

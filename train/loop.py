@@ -47,7 +47,8 @@ class Session:
     zero: int
     precision: str  # float32 or bfloat16
     device: str
-    work: Path  # the folder of the stages' logs and results
+    work: Path  # the folder of the stages' logs and pictures
+    store: Store  # of their checkpoints and results
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
 
 
@@ -65,7 +66,9 @@ def resolve_precision(wanted: str, device: str) -> str:
 
 def checkpoints(session: Session, stage: str) -> Checkpoints:
     """Those of a stage, by its name and digest."""
-    return Checkpoints(Store(str(session.work / "checkpoints")), stage, session.checkpoints.kept)
+    return Checkpoints(
+        Store(f"{session.store.url}/checkpoints", session.store.settings), stage, session.checkpoints.kept
+    )
 
 
 def fit(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.disk import speaking
 from common.progress import Progress
 from train.models import ranks
 
@@ -98,7 +99,8 @@ class StageLog:
         known = {name: None if math.isnan(value) else value for name, value in metrics.items()}
         line: dict[str, Any] = {"stage": self._name, "step": step, "loss": loss, "lr": rate}
         line |= {"samples_per_s": round(speed, 1), "wall_s": round(self._wall(), 3)}
-        self._lines.write(json.dumps(line | ({"metrics": known} if known else {})) + "\n")
+        with speaking("write", self._lines.name):
+            self._lines.write(json.dumps(line | ({"metrics": known} if known else {})) + "\n")
         scalars = {"loss": loss, "lr": rate, "samples_per_s": speed}
         scalars |= {f"validation/{name}": value for name, value in known.items() if value is not None}
         for name, value in scalars.items():

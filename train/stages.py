@@ -26,7 +26,7 @@ from train.data.order import batch_indices
 from train.data.training import TrainingData
 from train.data.windows import training_examples
 from train.evaluate import encode, measured_head
-from train.finished import Finished
+from train.finished import Finished, key
 from train.models import initial, ranks
 from train.models.options import HeadOptions
 from train.models.scoring import Head, ScoringModel
@@ -49,7 +49,7 @@ class Trained:
     """What comes out: the encoder, a head for each task, and the SHA-256 of the weights that the encoder started from.
 
     options: of each head. records: by stage, how many examples and steps it had, after which step its weights were
-    kept, their score, and the name of their file in the work folder.
+    kept, their score, and the name of their file in the store.
     """
 
     encoder: nn.Module
@@ -69,7 +69,7 @@ class Stages:
         """Raises UsageError for weights `init` that do not fit, and for a stage without faces to be validated on."""
         _check_validation(recipe, data)
         self._recipe, self._data, self._faces, self._session = recipe, data, data.faces, session
-        self._finished = Finished(session.work)
+        self._finished = Finished(session.store)
         self._records: dict[str, dict[str, Any]] = {}
         self._clips = None if recipe.clips is None else ClipTraining(recipe, data.faces, session)
         if self._clips is None:
@@ -127,8 +127,8 @@ class Stages:
         settings = stage.settings("data", "init")
         made_from = {"stage": settings, "init": self._init, "pictures": pictures.digest}
 
-        def draw(file: Path) -> None:
-            reconstructions.show(objective, self._data.encoder, file.with_suffix(".png"), self._recipe.seed)
+        def draw(picture: Path) -> None:
+            reconstructions.show(objective, self._data.encoder, picture, self._recipe.seed)
 
         return self._run("mae", stage, objective, self._encoder, batch_at, len(pictures), made_from, trained=draw)
 
@@ -212,12 +212,12 @@ class Stages:
         examples: int,
         made_from: Mapping[str, Any],
         validation: Validation | None = None,
-        trained: Callable[[Path], None] = lambda file: None,
+        trained: Callable[[Path], None] = lambda picture: None,
     ) -> str:
-        """Trains `model`, a part of `objective`, in place, or takes it from the work folder if it is there.
+        """Trains `model`, a part of `objective`, in place, or takes it from the store if it is there.
 
         `made_from`: all that decides the weights, beside what the stages share. Returns the digest of both. `trained`
-        is called with the stage's file after it was trained.
+        is called after the stage was trained, with the name of its picture.
         """
         digest = config.digest({**self._shared, "name": name, **made_from})
         kept_as = f"{name}-{digest}"
@@ -229,10 +229,10 @@ class Stages:
                 kept = loop.fit(name, objective, batch_at, stage, self._session, examples, validation, kept_as)
             record = {"examples": examples, "steps": steps, **asdict(kept)}
             if ranks.rank() == 0:
-                trained(self._finished.file(kept_as))
+                trained(self._session.work / f"{kept_as}.png")
                 self._finished.keep(kept_as, model, record)
                 loop.checkpoints(self._session, kept_as).clear()
-        self._records[name] = {**record, "file": self._finished.file(kept_as).name}
+        self._records[name] = {**record, "file": key(kept_as)}
         return digest
 
     def _drawn(self, examples: int, step: int, stage: StageOptions) -> NDArray[np.int64]:

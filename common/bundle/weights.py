@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,12 @@ def serialised(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | N
     # Cloned: safetensors refuses tensors that share storage, such as views of one matrix.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return save(plain, metadata)
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """The metadata in what `serialised` gave."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]).get("__metadata__", {})
 
 
 def record(file: Path) -> WeightsRecord:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from s3_proxy import FaultProxy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from common.errors import MienError
+from common.errors import AccessDenied, MienError, StoreError
 from common.faults import InjectedFault
+from common.store.base import StoreSettings
 from common.store.store import Store
 from train import loop, processes
 from train.checkpoint import COMPLETE, Checkpoint, Checkpoints
@@ -33,7 +37,7 @@ def checkpoint(step: int) -> Checkpoint:
     return Checkpoint(step, {"weights": {"a": torch.full((2, 3), float(step))}}, {"number": step})
 
 
-def keeping(folder: Path, *steps: int, keep: int = 9) -> Checkpoints:
+def keeping(folder: Path | str, *steps: int, keep: int = 9) -> Checkpoints:
     made = Checkpoints(Store(str(folder)), "mae-abc", keep)
     for step in steps:
         made.save(checkpoint(step))
@@ -99,6 +103,51 @@ def test_of_a_damaged_checkpoint_nothing_is_taken_but_the_one_before(
     assert step_of(checkpoints) == 10
 
 
+def test_of_a_torn_checkpoint_on_s3_nothing_is_taken_but_the_one_before(s3_url: str) -> None:
+    checkpoints, store = keeping(s3_url, 5, 10), Store(s3_url)
+    (key,) = (entry.key for entry in store.list("mae-abc/step=10/weights-"))
+    torn = store.read(key)[:-1]
+    store.delete([key])
+    store.create(key, torn)
+    assert step_of(checkpoints) == 5
+    checkpoints.save(checkpoint(10))
+    assert step_of(checkpoints) == 10
+
+
+def test_a_store_that_refuses_a_checkpoint_is_told_of_and_the_one_before_stays(s3_server: str, s3_url: str) -> None:
+    proxy = FaultProxy(s3_server)
+    checkpoints = Checkpoints(Store(s3_url, StoreSettings(proxy.endpoint, "us-east-1")), "mae-abc", 2)
+    checkpoints.save(checkpoint(5))
+    proxy.faults = ["pass", 403]
+    with pytest.raises(AccessDenied, match=rf"^cannot write {s3_url}/mae-abc/step=10/state-.*: access is denied, "):
+        checkpoints.save(checkpoint(10))
+    assert step_of(checkpoints) == 5
+
+
+@contextmanager
+def full_above(size: int) -> Iterator[None]:
+    """In the block no file can grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_in_mid_checkpoint_is_told_of_and_the_one_before_stays(tmp_path: Path) -> None:
+    checkpoints = keeping(tmp_path, 5)
+    large = Checkpoint(10, {"weights": {"a": torch.ones(9)}, "moments": {"a": torch.ones(99_999)}}, {})
+    with (
+        full_above(99_999),
+        pytest.raises(
+            StoreError, match=rf"^cannot write {tmp_path}/.*/moments-.*: the disk or the quota is full, make"
+        ),
+    ):
+        checkpoints.save(large)
+    assert step_of(checkpoints) == 5
+
+
 def test_of_two_that_write_the_same_step_the_first_counts(tmp_path: Path) -> None:
     checkpoints = keeping(tmp_path, 5)
     (file,) = (tmp_path / "mae-abc").glob(f"*/{COMPLETE}")
@@ -127,8 +176,8 @@ def batch_at(step: int) -> Batch:
     return {"x": x, "y": x[:, 0] * 2 - x[:, 1]}
 
 
-def session(work: Path, zero: int = 1) -> loop.Session:
-    return loop.Session(7, zero, "float32", "cpu", work, CheckpointOptions(steps=2))
+def session(work: Path, zero: int = 1, store: Store | None = None) -> loop.Session:
+    return loop.Session(7, zero, "float32", "cpu", work, store or Store(str(work)), CheckpointOptions(steps=2))
 
 
 def train(
@@ -137,10 +186,11 @@ def train(
     batch_at: Callable[[int], Batch] = batch_at,
     stage: StageOptions = STAGE,
     validation: Validation | None = None,
+    store: Store | None = None,
 ) -> tuple[dict[str, Tensor], Kept]:
     work.mkdir(exist_ok=True)
     objective = Regression()
-    kept = loop.fit("toy", objective, batch_at, stage, session(work, zero), EXAMPLES, validation)
+    kept = loop.fit("toy", objective, batch_at, stage, session(work, zero, store), EXAMPLES, validation)
     return objective.state_dict(), kept
 
 
@@ -218,7 +268,7 @@ def test_a_process_that_is_killed_loses_nothing_but_the_steps_since_its_last_che
             train(tmp_path, batch_at=but_at(3, fail))
     done = subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "MIEN_FAULT": fault},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "MIEN_FAULT": fault},
     )
     assert done.returncode == -signal.SIGKILL
     asked: list[int] = []
@@ -226,6 +276,20 @@ def test_a_process_that_is_killed_loses_nothing_but_the_steps_since_its_last_che
     assert min(asked) == (2 if fault else 6)
     torch.testing.assert_close(found, whole[1], rtol=0, atol=0)
     assert losses(tmp_path) == losses(whole[0])
+
+
+@pytest.mark.slow
+def test_a_stage_on_s3_goes_on_where_nothing_of_it_is_on_the_disk(
+    whole: tuple[Path, dict[str, Tensor]], s3_url: str, tmp_path: Path
+) -> None:
+    store = Store(f"{s3_url}/work")
+    with pytest.raises(Cut):
+        train(tmp_path / "here", batch_at=but_at(7, fail), store=store)
+    asked: list[int] = []
+    found = train(tmp_path / "there", batch_at=lambda step: asked.append(step) or batch_at(step), store=store)[0]
+    assert sorted(set(asked)) == list(range(6, STEPS))
+    torch.testing.assert_close(found, whole[1], rtol=0, atol=0)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.slow

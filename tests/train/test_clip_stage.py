@@ -18,6 +18,7 @@ from common.bundle.folder import Bundle
 from common.cli import main
 from common.errors import UsageError
 from common.lake.layout import Lake
+from common.store.store import Store
 from examples import small_clip
 from train import bootstrap, clip_report, confusion_picture, job, loop, metrics, recipe, study
 from train.clip_stage import ClipTraining
@@ -58,7 +59,7 @@ def recipe_of(recipe_file: str) -> Callable[..., Recipe]:
 
 
 def stage_of(chosen: Recipe, lake: Path, work: Path) -> ClipTraining:
-    session = loop.Session(0, 1, "float32", "cpu", work)
+    session = loop.Session(0, 1, "float32", "cpu", work, Store(str(work)))
     return ClipTraining(chosen, training.read(chosen, Lake(str(lake))).faces, session)
 
 

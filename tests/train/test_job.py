@@ -23,6 +23,7 @@ from common.cli import main
 from common.errors import UsageError
 from common.labels import ACTION_UNITS, EXPRESSIONS
 from common.lake.layout import Lake
+from common.store.store import Store
 from common.tasks import TASKS
 from common.windows import Windowing
 from train import job, loop, recipe
@@ -166,18 +167,20 @@ def test_a_run_that_was_cut_off_goes_on_with_the_stage_that_it_was_in(
 
 
 def test_the_file_of_a_finished_stage_that_is_damaged_counts_for_nothing(tmp_path: Path) -> None:
-    model, finished = torch.nn.Linear(3, 2), Finished(tmp_path)
+    model, finished, file = torch.nn.Linear(3, 2), Finished(Store(str(tmp_path))), tmp_path / "mae-abc.safetensors"
     assert finished.restore("mae-abc", model) is None
     finished.keep("mae-abc", model, {"steps": 7})
     assert finished.restore("mae-abc", model) == {"steps": 7}
     assert not finished.restore("mae-other", model)
-    finished.file("mae-abc").write_bytes(finished.file("mae-abc").read_bytes()[:-1])
+    file.write_bytes(file.read_bytes()[:-1])
     assert not finished.restore("mae-abc", model)
-    assert [path.name for path in tmp_path.iterdir()] == ["mae-abc.safetensors"]
+    finished.keep("mae-abc", model, {"steps": 8})
+    assert finished.restore("mae-abc", model) == {"steps": 8}
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_the_file_of_a_model_with_another_shape_changes_no_weight(tmp_path: Path) -> None:
-    finished = Finished(tmp_path)
+    finished = Finished(Store(str(tmp_path)))
     finished.keep("mae-abc", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)), {})
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 5))
     before = copy.deepcopy(model.state_dict())
@@ -413,6 +416,15 @@ def test_folders_that_cannot_hold_the_result_are_told_of_before_anything_is_trai
     assert main(["train", toy_recipe, "--lake", str(toy_lake), *options]) == 2
     assert sentence in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_store_that_refuses_is_told_of_before_anything_is_trained(
+    s3_server: str, toy_lake: Path, toy_recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--out", str(tmp_path / "bundle"), "--work", "s3://no-such-bucket/work")
+    assert main(["train", toy_recipe, "--lake", str(toy_lake), *options]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "mien: there is no bucket s3://no-such-bucket: create it or correct the name"
 
 
 def test_labels_that_no_face_joins_are_told_of_before_anything_is_trained(

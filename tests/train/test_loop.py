@@ -13,6 +13,7 @@ from event_files import scalars
 from torch import Tensor, nn
 
 from common.errors import MienError
+from common.store.store import Store
 from train import loop, optimiser, processes
 from train.losses import expression_loss
 from train.models import ranks
@@ -76,7 +77,7 @@ def group() -> Iterator[None]:
 
 
 def session(tmp_path: Path, zero: int = 1, precision: str = "float32") -> loop.Session:
-    return loop.Session(seed=7, zero=zero, precision=precision, device="cpu", work=tmp_path)
+    return loop.Session(seed=7, zero=zero, precision=precision, device="cpu", work=tmp_path, store=Store(str(tmp_path)))
 
 
 def test_matrices_and_tokens_decay_biases_and_norms_do_not() -> None:

@@ -14,6 +14,7 @@ from common.cli import main
 from common.errors import UsageError
 from common.lake.layout import Lake
 from train import job, loop, recipe, study
+from train.places import Places
 
 SHORT = ("mae.steps=1", "finetune.steps=1", "heads.temporal.steps=1")
 
@@ -171,7 +172,7 @@ def test_seeds_are_for_studies(toy_recipe: str, tmp_path: Path, capsys: pytest.C
     wrong = ["train", toy_recipe, "--seeds", "0,1", "--lake", str(tmp_path), "--out", str(tmp_path / "b")]
     assert main(wrong) == 2
     assert "a recipe takes seed=N" in capsys.readouterr().err
-    assert not job.work_folder(tmp_path / "b", None).exists()
+    assert not Places.named(tmp_path / "b", None).work.exists()
     assert recipe.load(toy_recipe, ("seed=1",)).seed == 1
 
 

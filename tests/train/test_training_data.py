@@ -14,6 +14,7 @@ from common.bundle.manifest import BundleManifest
 from common.errors import UsageError
 from common.labels import EXPRESSIONS
 from common.lake.layout import Lake
+from common.store.store import Store
 from common.tasks import TASKS
 from train import job, loop, recipe
 from train.data import faces as faces_
@@ -214,7 +215,7 @@ def test_recipes_that_share_a_folder_share_the_stages_that_read_the_same(
         return Kept(step=0)
 
     monkeypatch.setattr(loop, "fit", fit)
-    session = loop.Session(0, 1, "float32", "cpu", tmp_path)
+    session = loop.Session(0, 1, "float32", "cpu", tmp_path, Store(str(tmp_path)))
 
     def run(*overrides: str) -> list[str]:
         """The stages that had to be trained (here: by nothing)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 
 from common.bundle.folder import Bundle
 from common.cli import main
+from common.store.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +81,25 @@ def test_two_workers_have_the_losses_and_the_metrics_of_one_process(train: Train
         each["step"] for each in two.data["stages"].values()
     }
     assert not list(Path(f"{tmp_path / 'bundle'}.train", "checkpoints").rglob("*.json"))
+
+
+@pytest.mark.soak
+def test_a_killed_training_goes_on_from_s3_where_nothing_of_it_is_on_the_disk(
+    train: Train, whole: Path, toy_lake: Path, toy_recipe: str, s3_url: str, tmp_path: Path
+) -> None:
+    work = ("--work", f"{s3_url}/work")
+    done = subprocess.run(
+        [MIEN, "train", toy_recipe, *SHORT, *work, "--lake", toy_lake, "--out", tmp_path / "here" / "bundle"],
+        env=os.environ | {"MIEN_FAULT": "train.step~va step=5 :kill", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == -signal.SIGKILL
+    out = tmp_path / "there" / "bundle"
+    assert train(out, *work) == 0
+    logs = [json.loads(line) for log in Path(f"{out}.train").glob("*.jsonl") for line in log.read_text().splitlines()]
+    assert {line["stage"]: line["step"] for line in reversed(logs)} == {"va": 4, "expr": 0, "au": 0}
+    assert Bundle.open(out).manifest.files == Bundle.open(whole).manifest.files
+    left = {entry.key.partition("-")[0] for entry in Store(s3_url).list()}
+    assert left == {"work/mae", "work/finetune", "work/va", "work/expr", "work/au"}
 
 
 @pytest.mark.soak
