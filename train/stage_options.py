@@ -157,6 +157,7 @@ class HeadStage(SupervisedStage):
     The batch is counted in what the head takes: windows, or single faces.
     """
 
+    micro_batch: None = Field(None, description="none: the loss of valence and arousal is of a batch as a whole")
     weight_decay: float = Field(1e-5, ge=0, description="as of the other stages")
     select: Select = "last"
     tasks: tuple[TaskName, ...] = Field(tuple(TASKS), min_length=1, description="what is trained: a head for each")
@@ -169,8 +170,6 @@ class HeadStage(SupervisedStage):
             raise ValueError(
                 f"should have a model of frames: {self.model.kind} judges clips, and trains its encoder too"
             )
-        if self.micro_batch is not None:
-            raise ValueError("should have no micro_batch: the loss of valence and arousal is of a batch as a whole")
         return self
 
 

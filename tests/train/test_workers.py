@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import plain_ddp
 import pytest
 
 from common.bundle.folder import Bundle
@@ -18,6 +19,7 @@ from common.store.store import Store
 
 pytestmark = pytest.mark.slow
 
+STAGES = ("mae", "finetune", "va", "expr", "au")
 MIEN = Path(sys.executable).parent / "mien"
 # All that is random, and a batch that two workers cannot halve.
 SHORT = (
@@ -72,7 +74,7 @@ def losses(out: Path) -> dict[str, list[float]]:
 def test_two_workers_have_the_losses_and_the_metrics_of_one_process(train: Train, whole: Path, tmp_path: Path) -> None:
     assert train(tmp_path / "bundle", "zero=2", "--workers", "2") == 0
     expected, found = losses(whole), losses(tmp_path / "bundle")
-    assert set(found) == {"mae", "finetune", "va", "expr", "au"}
+    assert set(found) == set(STAGES)
     for stage, values in expected.items():
         assert found[stage] == pytest.approx(values, rel=1e-5), stage
     one, two = Bundle.open(whole).manifest, Bundle.open(tmp_path / "bundle").manifest
@@ -134,3 +136,23 @@ def test_a_killed_training_goes_on_with_another_number_of_workers_and_zero_stage
     assert train(out, *after) == 0
     for stage, values in losses(whole).items():
         assert losses(out)[stage] == pytest.approx(values, rel=1e-5), stage
+
+
+@pytest.mark.soak
+def test_twenty_steps_of_each_task_have_the_losses_of_ddp_at_every_zero_stage(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path
+) -> None:
+    keys = ("mae.steps=20", "mae.batch=7", "finetune.steps=20", "heads.temporal.steps=20", "heads.temporal.noise=0.1")
+    torchrun = [Path(sys.executable).parent / "torchrun", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, plain_ddp.__file__, toy_recipe, toy_lake, tmp_path / "ddp.json", *keys]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = json.loads((tmp_path / "ddp.json").read_text())
+    assert {stage: len(values) for stage, values in expected.items()} == dict.fromkeys(STAGES, 20)
+    for zero, workers in ((0, 1), (1, 1), (2, 1), (3, 1), (3, 2)):
+        out = tmp_path / f"{zero}-{workers}"
+        options = (f"zero={zero}", "--workers", str(workers), "--lake", str(toy_lake), "--out", str(out))
+        assert main(["train", toy_recipe, *keys, *options]) == 0
+        found = losses(out)
+        for stage, values in expected.items():
+            assert found[stage] == pytest.approx(values, rel=1e-5), (zero, workers, stage)
