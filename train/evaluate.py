@@ -11,6 +11,7 @@ from common import windows
 from common.tasks import TASKS
 from common.windows import Windowing
 from train import clip_report
+from train.data.ahead import ahead, threads
 from train.data.clips import Clips
 from train.data.clips import cut as cut_clips
 from train.data.faces import FaceSet
@@ -27,10 +28,13 @@ _WINDOWS = 8  # windows per call of a head
 def encode(model: ScoringModel, faces: FaceSet, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Features float32 [N, D] of the chosen faces; zeros for the others."""
     rows = np.flatnonzero(chosen)
-    pieces = [model.features(faces.images(rows[i : i + _BATCH])) for i in range(0, len(rows), _BATCH)]
-    features = np.zeros((len(faces), pieces[0].shape[1] if pieces else 0), np.float32)
-    if pieces:
-        features[rows] = np.concatenate(pieces)
+    batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+    features = np.zeros((len(faces), 0), np.float32)
+    for batch, images in zip(batches, ahead(faces.images, batches, threads()), strict=True):
+        found = model.features(images)
+        if not features.shape[1]:
+            features = np.zeros((len(faces), found.shape[1]), np.float32)
+        features[batch] = found
     return features
 
 

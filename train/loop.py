@@ -11,6 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,11 +28,13 @@ from common.store.store import Store
 from train import interruption, optimiser, processes, zero
 from train.average import Average
 from train.checkpoint import Checkpoint, Checkpoints
+from train.data.ahead import ahead, on_its_way, threads
 from train.interruption import Request
 from train.models import ranks
 from train.objectives import Batch, Objective
 from train.recipe import CheckpointOptions
 from train.schedule import Schedule
+from train.speed import Arithmetic
 from train.stage_log import StageLog
 from train.stage_options import StageOptions
 from train.validation import Kept, Validation
@@ -50,6 +53,7 @@ class Session:
     work: Path  # the folder of the stages' logs and pictures
     store: Store  # of their checkpoints and results
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    compiled: bool = False  # networks are trained in the form that torch.compile gives them
 
 
 def resolve_precision(wanted: str, device: str) -> str:
@@ -84,11 +88,11 @@ def fit(
     """Trains the objective in place, on `examples` examples. Call it inside `processes.process_group`; all
     processes share each batch and end with the same weights.
 
-    `batch_at(step)` gives this process's part of the batch of a step (`ranks.mine`). `validation` measures the weights
-    after the steps that the stage's options say and chooses those to keep; without it, those of the last step are kept.
-    `log_name`: of the stage's log and checkpoints, its name unless given. The newest checkpoint of that name is gone on
-    from. Raises MienError if the loss or a gradient is not finite, and KeyboardInterrupt, once a checkpoint is written,
-    on Ctrl-C or SIGTERM.
+    `batch_at(step)` gives this process's part of the batch of a step (`ranks.mine`); several threads may call it, ahead
+    of the steps. `validation` measures the weights after the steps that the stage's options say and chooses those to
+    keep; without it, those of the last step are kept. `log_name`: of the stage's log and checkpoints, its name unless
+    given. The newest checkpoint of that name is gone on from. Raises MienError if the loss or a gradient is not finite,
+    and KeyboardInterrupt, once a checkpoint is written, on Ctrl-C or SIGTERM.
     """
     log_name = log_name or name
     schedule = Schedule(stage, examples)
@@ -96,7 +100,10 @@ def fit(
     start = _restored(objective, validation, _newest(kept_here))
     objective.to(session.device)
     # A copy is trained: ZeRO-3 takes a network's weights apart for good, and validation needs a network that is whole.
-    engine = _engine(copy.deepcopy(objective).train(), stage, session, schedule.steps)
+    network = copy.deepcopy(objective).train()
+    for part in network.children() if session.compiled else ():
+        part.compile()
+    engine = _engine(network, stage, session, schedule.steps)
     if start.step:
         zero.restore(engine, start.tensors["moments"], start.step)
     average = None
@@ -104,13 +111,20 @@ def fit(
         weights_before = start.tensors.get("average", objective.state_dict())
         parameters = {each for each, _ in objective.named_parameters()}
         average = Average(stage.average, weights_before, parameters, session.device)
-    out = StageLog(name, session.work, schedule.steps, stage.batch, log_name, start.state.get("log"))
+    arithmetic = Arithmetic(session.device, session.precision)
+    out = StageLog(name, session.work, schedule.steps, stage.batch, log_name, arithmetic, start.state.get("log"))
     with ranks.sharing(stage.batch):
-        batch_at(start.step)  # what is made once for all batches, such as features, would be counted as time of a step
-        course = _Course(name, objective, engine, batch_at, schedule, session, validation, kept_here, out, average)
-        with out, interruption.awaited() as request:
-            for step in range(start.step, schedule.steps):
-                course.step(step)
+        batch_at(start.step)  # so that what is made once for all batches, such as features, is made by this thread
+        course = _Course(
+            name, objective, engine, batch_at, schedule, session, validation, kept_here, out, arithmetic, average
+        )
+        steps = range(start.step, schedule.steps)
+        made = ahead(on_its_way(batch_at, session.device), steps, threads())
+        with out, interruption.awaited() as request, closing(made) as batches:
+            for step in steps:
+                with out.waiting():
+                    batch = next(batches)
+                course.step(step, batch)
                 course.keep(step, request)
     kept = validation.kept if validation else None
     objective.load_state_dict(validation.weights if validation and kept else course.result())
@@ -155,6 +169,7 @@ class _Course:
     validation: Validation | None
     checkpoints: Checkpoints
     out: StageLog
+    arithmetic: Arithmetic
     average: Average | None
 
     def __post_init__(self) -> None:
@@ -162,21 +177,22 @@ class _Course:
         self._last = self.schedule.steps - 1
         self._kept_at = time.monotonic()
 
-    def step(self, step: int) -> None:
+    def step(self, step: int, batch: Batch) -> None:
         """Trains one step, and writes a line of the log after some of them. Raises MienError if it is not finite."""
         engine = self.engine
         fault("train.step", f"{self.name} step={step} rank={ranks.rank()}.")
         rate = self.schedule.learning_rate(step)
         optimiser.set_rate(engine.optimizer, rate)
-        batch = {key: value.to(self.session.device) for key, value in self.batch_at(step).items()}
+        batch = {key: value.to(self.session.device, non_blocking=True) for key, value in batch.items()}
         losses_of_portions = []
-        for portion in self._portions:
-            torch.manual_seed(step_seed(self.session.seed, self.name, step))
-            with portion.computed():
-                loss = portion.weight * engine({key: value[portion.mine] for key, value in batch.items()})
-                engine.backward(len(self._portions) * loss)  # DeepSpeed takes the mean of them
-                engine.step()  # changes weights after the last portion
-            losses_of_portions.append(loss.detach())
+        with self.arithmetic.counted():
+            for portion in self._portions:
+                torch.manual_seed(step_seed(self.session.seed, self.name, step))
+                with portion.computed():
+                    loss = portion.weight * engine({key: value[portion.mine] for key, value in batch.items()})
+                    engine.backward(len(self._portions) * loss)  # DeepSpeed takes the mean of them
+                    engine.step()  # changes weights after the last portion
+                losses_of_portions.append(loss.detach())
         if self.average:
             self.average.add(step, _weights(engine))
         self.out.count(torch.stack(losses_of_portions).sum())

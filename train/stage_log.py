@@ -7,8 +7,8 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,28 +19,39 @@ from torch import Tensor
 from common.disk import speaking
 from common.progress import Progress
 from train.models import ranks
+from train.speed import Arithmetic
 
 
 class StageLog:
     """The log of one stage: `<file>.jsonl` and `tensorboard/<file>/` in the work folder.
 
     A line has the stage, the step, the mean loss since the line before, the learning rate, examples per second since
-    then (validation not counted), seconds of training, and where the stage was validated after the step, `metrics`.
+    then (validation not counted), the share of that time in which steps waited for their data, `mfu` (`train.speed`)
+    where it is known, seconds of training, and where the stage was validated after the step, `metrics`.
     Of several processes, process 0 alone writes. A stage that goes on keeps the lines of the steps it has; one that
     begins replaces an older log.
     """
 
     def __init__(
-        self, name: str, work: Path, steps: int, batch: int, file: str, state: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        work: Path,
+        steps: int,
+        batch: int,
+        file: str,
+        arithmetic: Arithmetic,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        """`state`: that of the log of the same stage when it was cut off."""
+        """`state`: that of the log of the same stage when it was cut off. `arithmetic`: of a step of this process."""
         before = state or {"steps": 0, "losses": [], "wall_s": 0.0}
         self._name, self._work, self._batch, self._file = name, work, batch, file
+        self._arithmetic = arithmetic
         self._first: int = before["steps"]
         self._losses: list[Tensor] = []  # of the steps since the last line, but for those of `state`
         self._earlier: list[float] = before["losses"]
         self._wall_s: float = before["wall_s"]
-        self._done, self._counted, self._busy_s, self._note = self._first, 0, 0.0, ""
+        self._done, self._counted, self._note = self._first, 0, ""
+        self._busy_s = self._waited_s = 0.0
         self._progress = Progress(total=steps, unit="step", name=name, rate_of="sample", note=lambda: self._note)
         self._open = ExitStack()
 
@@ -73,6 +84,13 @@ class StageLog:
     ) -> None:
         self._open.__exit__(kind, error, trace)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For a block in which a step waits for its data."""
+        began = time.monotonic()
+        yield
+        self._waited_s += time.monotonic() - began
+
     def count(self, loss: Tensor) -> None:
         """Counts a step. Its loss may be on a GPU: it is not waited for."""
         self._losses.append(loss.detach())
@@ -92,20 +110,27 @@ class StageLog:
 
     def write(self, step: int, losses: Sequence[float], rate: float, metrics: Mapping[str, float]) -> None:
         """Writes a line for the steps since the last one, whose losses are given; a metric that is NaN is null."""
-        speed, loss = self._counted * self._batch / max(self._busy_s, 1e-9), math.fsum(losses) / len(losses)
-        self._losses, self._earlier, self._counted, self._resumed = [], [], 0, time.monotonic()
+        busy_s, loss = max(self._busy_s, 1e-9), math.fsum(losses) / len(losses)
+        rates = {"samples_per_s": round(self._counted * self._batch / busy_s, 1)}
+        rates["data_wait"] = round(self._waited_s / busy_s, 3)
+        if (used := self._arithmetic.utilisation(self._counted, busy_s)) is not None:
+            rates["mfu"] = round(used, 4)
+        self._losses, self._earlier, self._counted, self._waited_s = [], [], 0, 0.0
+        self._resumed = time.monotonic()
         if ranks.rank() != 0:
             return
         known = {name: None if math.isnan(value) else value for name, value in metrics.items()}
         line: dict[str, Any] = {"stage": self._name, "step": step, "loss": loss, "lr": rate}
-        line |= {"samples_per_s": round(speed, 1), "wall_s": round(self._wall(), 3)}
+        line |= rates | {"wall_s": round(self._wall(), 3)}
         with speaking("write", self._lines.name):
             self._lines.write(json.dumps(line | ({"metrics": known} if known else {})) + "\n")
-        scalars = {"loss": loss, "lr": rate, "samples_per_s": speed}
+        scalars = {"loss": loss, "lr": rate, **rates}
         scalars |= {f"validation/{name}": value for name, value in known.items() if value is not None}
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
-        self._note = f"loss {loss:.3g}"
+        self._note = f"loss {loss:.3g}, {rates['data_wait']:.0%} waiting for data"
+        if used is not None:
+            self._note += f", MFU {used:.0%}"
 
     def _wall(self) -> float:
         return self._wall_s + time.monotonic() - self._started

@@ -348,9 +348,10 @@ def test_stages_follow_one_another_and_the_log_tells_of_each(group: None, tmp_pa
     )
     assert [line["step"] for line in first] == [line["step"] for line in second] == list(range(12))
     assert second[-1]["loss"] < first[0]["loss"]
-    assert set(first[0]) == {"stage", "step", "loss", "lr", "samples_per_s", "wall_s"}
+    assert set(first[0]) == {"stage", "step", "loss", "lr", "samples_per_s", "data_wait", "wall_s"}
+    assert all(0 <= line["data_wait"] <= 1 for line in first)
     board = scalars(tmp_path / "tensorboard" / "first")
-    assert set(board) == {"loss", "lr", "samples_per_s"}
+    assert set(board) == {"loss", "lr", "samples_per_s", "data_wait"}
     for name in ("loss", "lr"):
         assert board[name] == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in first]
 

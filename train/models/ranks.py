@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from common.errors import UsageError
 
 A = TypeVar("A")
-_share: tuple[slice, int] | None = None  # of the batch under way: this process's examples, and how many all have
+# Of the batch under way in a thread: this process's examples, and how many all processes have.
+_share: ContextVar[tuple[slice, int] | None] = ContextVar("share", default=None)
 
 
 def size() -> int:
@@ -61,12 +63,11 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def _having(share: tuple[slice, int] | None) -> Iterator[None]:
-    global _share
-    before, _share = _share, share
+    before = _share.set(share)
     try:
         yield
     finally:
-        _share = before
+        _share.reset(before)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def portions(batch: int, most: int | None) -> list[Portion]:
     parts = [len(range(batch)[_slice(process, batch)]) for process in range(size())]
     number = min(*parts, -(-max(parts) // (most or batch)))
     if number == 1:
-        return [Portion(slice(None), 1.0, _share)]
+        return [Portion(slice(None), 1.0, _share.get())]
     ends = [[n * part // number for n in range(number + 1)] for part in parts]
     first = _slice(rank(), batch).start
     return [
@@ -111,15 +112,16 @@ def portions(batch: int, most: int | None) -> list[Portion]:
 
 def mine(values: A, axis: int = 0) -> A:
     """Of values for the whole batch, an array or a tensor, those of this process's examples."""
-    if _share is None:
+    if (share := _share.get()) is None:
         return values
     sliced: Any = values
-    return sliced[(slice(None),) * axis + (_share[0],)]
+    return sliced[(slice(None),) * axis + (share[0],)]
 
 
 def whole(examples: int) -> int:
     """How many examples the batch has of which this process has so many."""
-    return examples if _share is None else _share[1]
+    share = _share.get()
+    return examples if share is None else share[1]
 
 
 def total(values: Tensor) -> Tensor:
