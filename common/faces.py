@@ -93,14 +93,19 @@ def decoded_crops(faces: pa.Table) -> NDArray[np.uint8]:
 
     Raises `MienError` for a crop that cannot be decoded, naming its frame.
     """
-    decoded = []
+    crops = []
     for row, jpeg in enumerate(faces["crop"]):
         try:
-            decoded.append(simplejpeg.decode_jpeg(jpeg.as_py(), "RGB", fastdct=False))
+            crops.append(decoded(jpeg.as_py()))
         except ValueError as error:
             where = f"frame {faces['frame_index'][row].as_py()} of {faces['uri'][row].as_py()}"
             raise MienError(f"the stored crop of a face in {where} is damaged ({error}): ingest it again") from None
-    return np.stack(decoded) if decoded else np.zeros((0, 0, 0, 3), np.uint8)
+    return np.stack(crops) if crops else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def decoded(jpeg: bytes) -> NDArray[np.uint8]:
+    """A crop from its JPEG, uint8 [S, S, 3]. Raises ValueError if it is damaged."""
+    return simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False)
 
 
 def to_scores(batch: FaceBatch, video: Video, predictions: Mapping[str, NDArray[np.float32]]) -> pa.Table:

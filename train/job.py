@@ -57,7 +57,7 @@ def _run(recipe: Recipe, lake: Lake, places: Places, force: bool) -> Bundle:
     if not force:
         folder.refuse_to_replace(places.out, lake)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = training.read(recipe, lake)
+    data = training.read(recipe, lake, places.work)
     precision = loop.resolve_precision(recipe.precision, device)
     session = loop.Session(recipe.seed, recipe.zero, precision, device, places.work, places.store, recipe.checkpoints)
     stages = Stages(recipe, data, session)

@@ -32,11 +32,12 @@ class Places:
         return cls(out, Path(store.url) if store.is_local else beside, store)
 
     def check_out(self) -> None:
-        """Raises UsageError where the bundle could not be written: this would fail only at the end of a long run."""
+        """Raises UsageError where the bundle or `work` could not be written: it would fail after hours."""
         folder.check_destination(self.out)
         if self.out in (self.work, *self.work.parents):
             raise UsageError(f"the work folder {self.work} lies in the bundle's, {self.out}: name another with --work")
         _probe(self.out, self.out.parent, "--out")
+        _probe(self.work, next(each for each in (self.work, *self.work.parents) if each.exists()), self._option)
 
     def make(self) -> None:
         """Makes the folder `work`, and the one that `out` is to be in. Raises what `check_work` raises."""
@@ -45,8 +46,13 @@ class Places:
 
     def check_work(self) -> None:
         """Makes the folder `work`. Raises UsageError if that fails, StoreError if the store cannot be written."""
-        _probe(self.work, self.work, "--work" if self.store.is_local else "--out")
+        _probe(self.work, self.work, self._option)
         self.store.check_writable()
+
+    @property
+    def _option(self) -> str:
+        """The option that names `work`."""
+        return "--work" if self.store.is_local else "--out"
 
 
 def _probe(wanted: Path, home: Path, option: str) -> None:

@@ -291,7 +291,7 @@ def test_training_tells_its_metrics_once_and_last_where_card_and_curves_are(
     assert captured.out.splitlines()[-1] == last
     assert "ccc_valence" not in captured.err
     stages = [json.loads(line)["name"] for line in captured.err.splitlines() if '"event": "progress"' in line]
-    assert stages == ["mae", "finetune", "va", "expr", "au"]
+    assert stages == ["faces", "mae", "finetune", "va", "expr", "au"]
 
 
 def test_a_metric_that_is_not_defined_is_none_and_a_task_without_labels_has_none(short: Bundle, toy_lake: Path) -> None:
@@ -396,7 +396,7 @@ def test_a_bundle_is_not_overwritten_unless_told(
 @pytest.mark.parametrize(
     ("out", "work", "sentence"),
     [
-        ("bundle", "file/work", "cannot be written: Not a directory, name another with --work"),
+        ("bundle", "file/work", "cannot be written: File exists, name another with --work"),
         ("file/bundle", "work", "cannot be written: File exists, name another with --out"),
         ("bundle", "bundle", "name another with --work"),
         ("bundle", "bundle/work", "name another with --work"),
@@ -433,7 +433,8 @@ def test_labels_that_no_face_joins_are_told_of_before_anything_is_trained(
     nobody = recipe.load(toy_recipe, ("data.train=none_*",))
     with pytest.raises(UsageError, match="has a training label for expr"):
         job.run(nobody, Lake(str(toy_lake)), tmp_path / "bundle", tmp_path / "work")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["faces"]
 
 
 def test_an_encoder_whose_every_training_video_validates_a_task_is_refused(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from lakes import put_part
 
-from common.bundle.manifest import BundleManifest
-from common.errors import UsageError
+from common.bundle.manifest import BundleManifest, Preprocess
+from common.errors import MienError, UsageError
 from common.labels import EXPRESSIONS
 from common.lake.layout import Lake
+from common.lake.schema import LABELS
 from common.store.store import Store
 from common.tasks import TASKS
-from train import job, loop, recipe
+from train import evaluate, job, loop, recipe, stages
 from train.data import faces as faces_
 from train.data import training
-from train.data.crops import CropReader
+from train.data.crops import JPEG, PREPARED, CropReader, Crops
 from train.data.sources import DataOptions
 from train.recipe import Recipe
 from train.report import seen
@@ -160,7 +165,7 @@ def test_of_an_archive_with_labels_of_two_datasets_pretraining_sees_nothing_that
     chosen = recipe.load(toy_recipe, ("data.dataset=toy", "mae.data=[{dataset: other}]"))
     data = training.read(chosen, Lake(str(root)))
     ((crops, rows),) = data.pretraining.parts if data.pretraining else ()
-    assert crops.keys["uri"].iloc[rows].tolist() == ["/v/both.mp4"]
+    assert crops.videos["uri"][crops.keys["video"].iloc[rows]].tolist() == ["/v/both.mp4"]
 
 
 def test_faces_of_two_stages_are_read_once(made: Callable) -> None:
@@ -245,13 +250,103 @@ def test_recipes_that_share_a_folder_share_the_stages_that_read_the_same(
     assert run() == []
 
 
-def test_crops_that_are_too_many_to_keep_prepared_give_the_same_pictures(lake: Path, toy_recipe: str) -> None:
+def test_crops_that_are_too_many_to_keep_prepared_give_the_same_pictures(
+    lake: Path, toy_recipe: str, tmp_path: Path
+) -> None:
     preprocess = recipe.load(toy_recipe).preprocess
-    readers = (CropReader(Lake(str(lake)), preprocess, 32, prepared) for prepared in (1 << 30, 0))
+    readers = (CropReader(Lake(str(lake)), preprocess, 32, tmp_path, prepared) for prepared in (1 << 30, 0))
     prepared, at_use = (faces_.read(each, DataOptions(dataset="clips", archive="clips")) for each in readers)
-    assert (prepared.crops.jpegs, at_use.crops.pictures) == (None, None)
+    assert (prepared.crops.kind, at_use.crops.kind) == (PREPARED, JPEG)
     rows = np.array([5, 0, 11, 5])
     np.testing.assert_array_equal(prepared.images(rows), at_use.images(rows))
+
+
+def test_a_set_of_faces_is_copied_from_the_lake_once_for_all_runs_that_share_the_folder(
+    lake: Path, toy_recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocess, source = recipe.load(toy_recipe).preprocess, DataOptions(archive="clips")
+
+    def read(**changes: Any) -> Crops:
+        reader = CropReader(Lake(str(lake)), preprocess.model_copy(update=changes), 32, tmp_path)
+        return reader.crops(reader.partition(source, "data"))
+
+    first = read()
+    monkeypatch.setattr(Store, "open_input", lambda *_: pytest.fail("the lake is read again"))
+    second = read()
+    pd.testing.assert_frame_equal(second.keys, first.keys)
+    pd.testing.assert_frame_equal(second.videos, first.videos)
+    every = np.arange(len(first.keys))
+    np.testing.assert_array_equal(second.images(every), first.images(every))
+    with pytest.raises(BaseException, match="the lake is read again"):
+        read(grey=False)
+
+
+def test_faces_that_are_replaced_while_they_are_copied_are_refused(
+    tmp_path: Path, toy_recipe: str, make_lake: Callable, make_faces: Callable, crop_jpeg: Callable
+) -> None:
+    rows = [{"frame_index": 0, "track_id": 0, "crop": crop_jpeg(np.zeros((32, 32, 3), np.uint8))}]
+    root = make_lake(tmp_path / "lake", {"a": make_faces("a", rows)}, [LABELS.empty_table()])
+    reader = CropReader(Lake(str(root)), recipe.load(toy_recipe).preprocess, 32, tmp_path / "cache")
+    partition = reader.partition(DataOptions(), "data")
+    (part,) = root.glob("faces/**/*.parquet")
+    listed = reader.lake.store.list
+
+    def replaced(prefix: str) -> Any:
+        found = list(listed(prefix))
+        if prefix.startswith("faces/"):
+            os.utime(part, ns=(1, 1))  # after it was listed
+        return found
+
+    reader.lake.store.list = replaced  # type: ignore[method-assign]
+    with pytest.raises(MienError, match=r"^the faces in .* were replaced while they were read: start again$"):
+        reader.crops(partition)
+
+
+def test_pictures_take_no_memory_beyond_those_that_are_asked_for(
+    tmp_path: Path, make_lake: Callable, make_faces: Callable, crop_jpeg: Callable
+) -> None:
+    crop = crop_jpeg(np.zeros((32, 32, 3), np.uint8))
+    faces = make_faces("a", [{"frame_index": n, "track_id": 0, "crop": crop} for n in range(1500)])
+    root = make_lake(tmp_path / "lake", {"a": faces}, [LABELS.empty_table()])
+    reader = CropReader(Lake(str(root)), Preprocess(crop=(0, 0, 32), size=64), 32, tmp_path / "cache")
+    crops = reader.crops(reader.partition(DataOptions(), "data"))
+    tracemalloc.start()
+    seen = sum(len(crops.images(np.arange(first, first + 50))) for first in range(0, 1500, 50))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seen == 1500
+    assert 50 * 3 * 64 * 64 < most < 4 * 50 * 3 * 64 * 64
+
+
+def test_features_are_computed_once_for_an_encoder_and_its_faces(
+    made: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, seen = [], []
+
+    def encode(*arguments: Any) -> np.ndarray:
+        encoded.append(1)
+        return evaluate.encode(*arguments)
+
+    def fit(name: str, objective: Any, batch_at: Callable, *_: Any) -> Kept:
+        if name in TASKS:
+            seen.append(batch_at(0)["features"])
+        return Kept(step=0)
+
+    monkeypatch.setattr(stages, "encode", encode)
+    monkeypatch.setattr(loop, "fit", fit)
+    session = loop.Session(0, 1, "float32", "cpu", tmp_path, Store(str(tmp_path)))
+
+    def run(*overrides: str) -> int:
+        """How often faces were encoded."""
+        encoded.clear()
+        Stages(*made("mae.data=[{archive: extra}]", *overrides), session).run()
+        return len(encoded)
+
+    assert run("heads.temporal.tasks=[va]") == 1
+    assert run("heads.temporal.tasks=[va]", "heads.temporal.lr=0.1") == 0
+    torch.testing.assert_close(seen[1], seen[0], atol=0, rtol=0)
+    assert run("heads.temporal.tasks=[va]", "finetune.lr=0.1") == 1
+    assert run("heads.temporal.tasks=[va]", "data.train=v0") == 1
 
 
 def test_a_damaged_crop_is_named_before_anything_is_trained(

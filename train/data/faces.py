@@ -91,11 +91,8 @@ def read(reader: CropReader, data: DataOptions, where: str = "data") -> FaceSet:
     labels = labels_.in_fold(labels, data.fold, dataset["dataset"])
     source = reader.partition(data, where)
     crops = reader.crops(source)
-    faces = crops.keys.copy()
-    (_name_shipped if source.shipped else _name)(faces, labels)
-    faces = faces.sort_values(["video", "video_id", "track_id", "frame_index"], kind="stable")
-    picture = faces.index.to_numpy()
-    faces = faces.reset_index(drop=True)
+    videos = _named_shipped(crops.videos, labels) if source.shipped else _named(crops.videos)
+    picture, faces = _sorted(crops.keys, videos, source)
     named = labels_.named(labels, data)
     # A video with one person in each split is used for validation only: both have the same background, which a model
     # could learn with one person and recognise with the other.
@@ -141,20 +138,32 @@ def read(reader: CropReader, data: DataOptions, where: str = "data") -> FaceSet:
     )
 
 
-def _name(faces: pd.DataFrame, labels: pd.DataFrame) -> None:
-    """Adds the column `video`: the name by which labels find the faces of a video."""
-    faces["video"] = faces["uri"].map({uri: PurePosixPath(uri).stem for uri in faces["uri"].unique()})
+def _named(videos: pd.DataFrame) -> pd.DataFrame:
+    """The videos with `name`, by which labels find their faces, and `video`, the same."""
+    names = [PurePosixPath(uri).stem for uri in videos["uri"]]
+    return videos.assign(name=names, video=names)
 
 
-def _name_shipped(faces: pd.DataFrame, labels: pd.DataFrame) -> None:
-    """Adds to faces that a dataset ships `name`, by which labels find them, and `video`, whose splits they share.
+def _named_shipped(videos: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Videos whose faces a dataset ships, with `name`, by which labels find them, and `video`, whose splits they share.
 
     Two people of one video are two tracks of it.
     """
-    faces["name"] = faces["uri"].map(shipped_names(faces["uri"].unique(), labels))
+    names = videos["uri"].map(shipped_names(videos["uri"], labels))
     base = labels.drop_duplicates("video").set_index("video")["base_video"]
-    faces["video"] = faces["name"].map(base).fillna(faces["name"])
-    faces["track_id"] = pd.factorize(faces["video_id"])[0]
+    return videos.assign(name=names, video=names.map(base).fillna(names))
+
+
+def _sorted(keys: pd.DataFrame, videos: pd.DataFrame, source: Partition) -> tuple[NDArray[np.int64], pd.DataFrame]:
+    """The faces sorted by video, track and frame: the row of `keys` of each, and what joins it to labels."""
+    number = keys["video"].to_numpy()
+    track_id = pd.factorize(number)[0] if source.shipped else keys["track_id"].to_numpy()
+    place = np.empty(len(videos), np.int64)
+    place[videos.sort_values(["video", "video_id"]).index] = np.arange(len(videos))
+    order = np.lexsort((keys["frame_index"], track_id, place[number]))
+    names = {column: videos[column].to_numpy()[number[order]] for column in ("name", "video")}
+    faces = keys.iloc[order].assign(video_id=number[order], track_id=track_id[order], **names)
+    return order, faces.reset_index(drop=True)
 
 
 def _values(task: Task, labels: pd.DataFrame, joined: NDArray[np.int64], videos: tuple[set[str], set[str]]) -> NDArray:
@@ -182,7 +191,7 @@ def _warn_of_longer_labels(labels: pd.DataFrame, crops: Crops, source: Partition
         return
     labelled = labels.groupby("base_video")["frame_index"].max().dropna()
     longer = {}
-    for uri, (last, count) in crops.frames.items():
+    for uri, last, count in crops.videos[["uri", "last", "frames"]].itertuples(index=False):
         name = PurePosixPath(uri).stem
         if labelled.get(name, -1) > last + -(-(last + 1) // count):
             longer[name] = f"{int(labelled[name]) + 1} labelled, {last + 1} in the video"

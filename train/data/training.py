@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -28,9 +29,9 @@ class TrainingData:
     pretraining: Pictures | None
 
 
-def read(recipe: Recipe, lake: Lake) -> TrainingData:
-    """Raises UsageError for a lake without the faces or labels that a stage takes."""
-    reader = CropReader(lake, recipe.preprocess, recipe.crop.size)
+def read(recipe: Recipe, lake: Lake, cache: Path | None = None) -> TrainingData:
+    """`cache`: as of `CropReader`. Raises UsageError for a lake without the faces or labels that a stage takes."""
+    reader = CropReader(lake, recipe.preprocess, recipe.crop.size, cache)
     faces = faces_.read(reader, recipe.data)
     fold = encoder_fold(recipe)
     encoder = faces if fold == recipe.data.fold else faces_.read(reader, recipe.data.model_copy(update={"fold": fold}))
