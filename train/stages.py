@@ -17,7 +17,7 @@ import common
 from common import config
 from common.errors import UsageError
 from common.tasks import TASKS
-from train import loop, objectives, processes, reconstructions
+from train import features, loop, objectives, processes, reconstructions
 from train.clip_stage import NAME, ClipTraining
 from train.data.augment import augment
 from train.data.crops import Pictures, content
@@ -147,8 +147,8 @@ class Stages:
         def measured(tuned: Objective) -> Mapping[str, float]:
             assert isinstance(tuned, objectives.ExpressionFinetune)
             model = self._model(tuned.encoder, expr=Head(tuned.head, TASKS["expr"].outputs, None))
-            features = encode(model, faces, faces.validation["expr"] & faces.annotated("expr"))
-            return measured_head(model, "expr", features, faces)
+            found = encode(model, faces, faces.validation["expr"] & faces.annotated("expr"))
+            return measured_head(model, "expr", found, faces)
 
         validation = Validation("expr", measured, stage.select) if stage.validates else None
         made_from = {
@@ -246,13 +246,21 @@ class Stages:
     @cached_property
     def _features(self) -> Tensor:
         """float32 [N, D]: features of the faces that train or validate a head, in float32 as in scoring."""
-        stages = self._recipe.stages
-        wanted = [self._faces.train[task] for task in stages]
-        wanted += [self._faces.validation[task] for task, stage in stages.items() if stage.validates]
-        share = np.zeros(len(self._faces), bool)  # each process encodes some faces
-        share[np.array_split(np.flatnonzero(np.any(wanted, axis=0)), ranks.size())[ranks.rank()]] = True
-        features = torch.from_numpy(encode(self._model(self._encoder), self._faces, share))
-        return processes.total(features)
+        stages, faces = self._recipe.stages, self._faces
+        wanted = [faces.train[task] for task in stages]
+        wanted += [faces.validation[task] for task, stage in stages.items() if stage.validates]
+        chosen = np.any(wanted, axis=0)
+
+        def compute() -> Tensor:
+            share = np.zeros(len(faces), bool)  # each process encodes some faces
+            share[np.array_split(np.flatnonzero(chosen), ranks.size())[ranks.rank()]] = True
+            return processes.total(torch.from_numpy(encode(self._model(self._encoder), faces, share)))
+
+        made_from = {key: self._shared[key] for key in ("preprocess", "crop", "encoder", "code_version")}
+        made_from |= {"weights": self._made_encoder or self._recipe.seed, "faces": faces.crops.digest}
+        digest = config.digest(made_from | {"rows": content(faces.picture, chosen)})
+        file = self._session.work / f"features-{digest}.f32"
+        return features.kept(file, (len(faces), self._recipe.encoder.features), compute)
 
     def _model(self, encoder: nn.Module, **heads: Head) -> ScoringModel:
         return ScoringModel(encoder, heads, self._recipe.preprocess, self._session.device)
