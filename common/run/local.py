@@ -163,7 +163,10 @@ class LocalPool:
                 watchdog.look(self._monitor.heard())
             watchdog.look(self._monitor.heard())
         except Exception:
-            self._await_commits()
+            try:
+                self._await_commits()
+            except MienError as later:
+                log.get("run").error("and one more error", error=str(later))
             raise
 
     def _hand_out(self, limit: int) -> bool:

@@ -85,7 +85,7 @@ def tell(summary: Summary, options: JobOptions) -> int:
 def _in_words(summary: Summary, options: JobOptions) -> str:
     before = f"; {summary.failed_before} failed before (see mien status)" if summary.failed_before else ""
     if options.dry_run:
-        return f"would do {summary.planned} videos, {summary.skipped} are done{before}"
+        return f"videos: {summary.planned} to do, {summary.skipped} done{before}"
     if not summary.planned:
         return f"nothing to do: all {summary.skipped} videos were done before{before}"
     return (

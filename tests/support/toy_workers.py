@@ -66,6 +66,19 @@ class Toy:
             os.kill(os.getpid(), signal.SIGKILL)
         return Path(mark).name
 
+    def die_late_the_third_time(self, mark: str, beat: Beat) -> None:
+        """Dies at once twice; then writes the file, and dies a second later."""
+        with Path(f"{mark}.attempts").open("a") as attempts:
+            attempts.write("x")
+        if Path(f"{mark}.attempts").stat().st_size == 3:
+            Path(mark).touch()
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail_after(self, mark: str, beat: Beat) -> None:
+        self.wait_for(mark, beat)
+        raise StoreError("the first error")
+
     def wait_for(self, mark: str, beat: Beat) -> str:
         """Returns once the file is there, and says so every moment until then."""
         while not Path(mark).exists():
