@@ -67,12 +67,12 @@ class Toy:
         return Path(mark).name
 
     def die_late_the_third_time(self, mark: str, beat: Beat) -> None:
-        """Dies at once twice; then writes the file, and dies a second later."""
+        """Dies at once twice; then writes the file, and dies some seconds later."""
         with Path(f"{mark}.attempts").open("a") as attempts:
             attempts.write("x")
         if Path(f"{mark}.attempts").stat().st_size == 3:
             Path(mark).touch()
-            time.sleep(1.0)
+            time.sleep(3.0)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def fail_after(self, mark: str, beat: Beat) -> None:

@@ -17,7 +17,7 @@ import pytest
 from terminal import on_a_terminal
 from toy_workers import MakeToy
 
-from common.errors import MienError
+from common.errors import MienError, StoreError
 from common.run import local
 from common.run.local import LocalPool
 from common.run.pool import PoolOptions
@@ -75,6 +75,13 @@ def test_no_more_workers_are_started_than_there_are_tasks() -> None:
 
 def _workers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if child.name() == "mien-worker"]
+
+
+def test_a_commit_that_kills_its_last_worker_after_an_error_does_not_hide_it(tmp_path: Path) -> None:
+    with LocalPool(MakeToy(), PoolOptions(workers=2)) as pool:
+        pool.submit(("die_late_the_third_time", str(tmp_path / "mark")))
+        with pytest.raises(StoreError, match=r"^the first error$"):
+            list(pool.map_parcels([("fail_after", str(tmp_path / "mark"))], lambda frames: None))
 
 
 def test_the_imports_of_workers_are_made_once_for_all_and_before_there_is_a_task(tmp_path: Path) -> None:

@@ -106,13 +106,6 @@ def test_after_an_error_a_commit_under_way_is_waited_for(make: Make, tmp_path: P
         assert (tmp_path / "committed").exists()
 
 
-def test_a_commit_that_kills_its_last_worker_after_an_error_does_not_hide_it(make: Make, tmp_path: Path) -> None:
-    with make(workers=2) as pool:
-        pool.submit(("die_late_the_third_time", str(tmp_path / "mark")))
-        with pytest.raises(StoreError, match="^the first error$"):
-            list(pool.map_parcels([("fail_after", str(tmp_path / "mark"))], unheard))
-
-
 def test_a_job_without_progress_ends(make: Make) -> None:
     with pytest.raises(JobStalled, match="no progress for 3 s"):
         do(make(workers=1, stall_s=3), ("stand_still", 7))
