@@ -48,7 +48,6 @@ from train.objectives import Batch
 from train.recipe import Recipe
 from train.stage_options import MaeStage
 
-SMALL = ("encoder.dim=192", "encoder.heads=3", "mae.batch=64")
 CROP = 112
 SIDE = 32  # px of the many pictures whose memory is measured
 GFLOP = 58.7  # of a picture, MAE of ViT-B/16 at 224 px, forwards and backwards (a product and sum are two)
@@ -61,10 +60,10 @@ class Case:
 
     def __init__(self, options: Namespace, folder: Path) -> None:
         model = options.model or ("small" if DEVICE == "cpu" else "vit-b")
-        self.recipe: Recipe = recipes.load("mae-tcn") if model == "vit-b" else recipes.load("demo", SMALL)
+        self.recipe: Recipe = recipes.load("mae-tcn") if model == "vit-b" else recipes.load("demo")
         assert self.recipe.mae is not None
         self.is_vit_b, self.steps, self.folder = model == "vit-b", options.steps, folder
-        batch = options.batch or self.recipe.mae.batch
+        batch = options.batch or (16 if options.quick else self.recipe.mae.batch)
         short = {"steps": self.steps, "epochs": None, "warmup": 1, "warmup_epochs": None, "batch": batch}
         self.stage: MaeStage = self.recipe.mae.model_copy(update=short)
         self.precision = loop.resolve_precision("auto", DEVICE)

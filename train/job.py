@@ -59,7 +59,16 @@ def _run(recipe: Recipe, lake: Lake, places: Places, force: bool) -> Bundle:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = training.read(recipe, lake, places.work)
     precision = loop.resolve_precision(recipe.precision, device)
-    session = loop.Session(recipe.seed, recipe.zero, precision, device, places.work, places.store, recipe.checkpoints)
+    session = loop.Session(
+        recipe.seed,
+        recipe.zero,
+        precision,
+        device,
+        places.work,
+        places.store,
+        recipe.checkpoints,
+        recipe.compile,
+    )
     stages = Stages(recipe, data, session)
     places.check_work()
     with processes.process_group():

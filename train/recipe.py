@@ -44,6 +44,11 @@ class Recipe(Config):
         "auto", description="auto: bfloat16 where the processor multiplies it fast, float32 elsewhere"
     )
     zero: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed's ZeRO stage")
+    compile: bool = Field(
+        False,
+        description="train what torch.compile makes of the networks: faster on a GPU, after minutes at each stage's "
+        "start; needs a C compiler",
+    )
     checkpoints: CheckpointOptions = CheckpointOptions()
     data: DataOptions = DataOptions()
     crop: Crop = Crop(size=112)

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -315,6 +316,19 @@ def test_a_signal_ends_the_training_after_the_step_that_is_under_way_and_loses_n
     asked: list[int] = []
     found = train(tmp_path, batch_at=lambda step: asked.append(step) or batch_at(step))[0]
     assert sorted(set(asked)) == list(range(7, STEPS))
+    torch.testing.assert_close(found, whole[1], rtol=0, atol=0)
+    assert losses(tmp_path) == losses(whole[0])
+
+
+@pytest.mark.slow
+def test_batches_that_threads_make_ahead_are_neither_lost_nor_seen_twice_when_a_stage_is_cut_off(
+    whole: tuple[Path, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "threads", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, batch_at=but_at(6, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    found = train(tmp_path)[0]
     torch.testing.assert_close(found, whole[1], rtol=0, atol=0)
     assert losses(tmp_path) == losses(whole[0])
 

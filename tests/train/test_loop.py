@@ -3,7 +3,9 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -325,6 +327,26 @@ def test_weight_norm_and_batch_norm_train_the_same_at_every_zero_stage(zero: int
     lengths = [dict(each.named_parameters())["model.tcn.0.conv1.length"] for each in (Windows(), *trained)]
     assert not torch.equal(lengths[0], lengths[1])
     torch.testing.assert_close(lengths[2], lengths[1], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_networks_train_as_others_do(group: None, tmp_path: Path) -> None:
+    class Network(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:  # torch.compile leaves torch's own alone
+            return super().forward(x)
+
+    objective = Regression()
+    objective.model[3].p = 0.0  # compiled dropout draws other numbers
+    objective.model = Network(*objective.model)
+    expected = copy.deepcopy(objective)
+    for each, compiled in ((expected, False), (objective, True)):
+        work = tmp_path / str(compiled)
+        work.mkdir()
+        loop.fit("toy", each, batch_at, STAGE, replace(session(work), compiled=compiled), EXAMPLES)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(objective.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 @pytest.mark.slow

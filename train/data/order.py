@@ -22,6 +22,6 @@ def batch_indices(count: int, batch: int, step: int, seed: int, *, drop_last: bo
     return chosen
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # a batch may span two epochs
 def _epoch(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(count)
