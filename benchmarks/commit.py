@@ -58,6 +58,8 @@ def faces(frames: int) -> FaceBatch:
         box=np.zeros((frames, 4), np.float32),
         landmarks=np.zeros((frames, 5, 2), np.float32),
         score=np.ones(frames, np.float32),
+        yaw=np.zeros(frames, np.float32),
+        sharpness=np.ones(frames, np.float32),
         status=np.full(frames, "ok"),
         crops=crops,
     )

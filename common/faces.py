@@ -6,7 +6,7 @@ Both tables have a row for each face and a row for each frame without one, in or
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,9 @@ class FaceBatch:
     Of each frame: frame_index int32 [F]; time_s, duration_s float64 [F], the latter until the next frame's time.
     Of each face: row int32 [M], which of the F frames it is in; track_id int32 [M]; box float32 [M, 4] and landmarks
     float32 [M, 5, 2] (in the order of `ingest.detect.detector.Faces`), both in pixels of the upright source picture,
-    from its edge; score float32 [M]; status str [M], "ok" or "low_quality"; crops uint8 [M, S, S, 3], aligned, RGB.
-    Landmarks and score of a crop that a dataset ships are NaN.
+    from its edge; score float32 [M]; yaw float32 [M], in degrees; sharpness float32 [M]; status str [M], "ok" or
+    "low_quality"; crops uint8 [M, S, S, 3], aligned, RGB. Landmarks, score and yaw of a crop that a dataset ships are
+    NaN.
     """
 
     frame_index: NDArray[np.int32]
@@ -43,11 +44,18 @@ class FaceBatch:
     box: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     score: NDArray[np.float32]
+    yaw: NDArray[np.float32]
+    sharpness: NDArray[np.float32]
     status: NDArray[np.str_]
     crops: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.frame_index)
+
+    def chosen(self, order: NDArray[np.integer]) -> FaceBatch:
+        """The same frames with the faces `order` alone, in this order."""
+        of_faces = [field.name for field in fields(self) if field.name not in ("frame_index", "time_s", "duration_s")]
+        return replace(self, **{name: getattr(self, name)[order] for name in of_faces})
 
 
 def to_faces(batch: FaceBatch, video: Video, *, quality: int = JPEG_QUALITY) -> pa.Table:
@@ -71,8 +79,11 @@ def from_faces(table: pa.Table) -> FaceBatch:
     is_face = status != NO_FACE
     faces = table.filter(pa.array(is_face))
 
-    def floats(columns: tuple[str, ...]) -> NDArray[np.float32]:
-        return np.stack([faces[column].to_numpy() for column in columns], 1).astype(np.float32)
+    def floats(column: str) -> NDArray[np.float32]:
+        return faces[column].to_numpy().astype(np.float32)
+
+    def stacked(columns: tuple[str, ...]) -> NDArray[np.float32]:
+        return np.stack([floats(column) for column in columns], 1)
 
     return FaceBatch(
         frame_index=index[begins].astype(np.int32),
@@ -80,9 +91,11 @@ def from_faces(table: pa.Table) -> FaceBatch:
         duration_s=table["frame_duration_s"].to_numpy()[begins],
         row=(np.cumsum(begins) - 1)[is_face].astype(np.int32),
         track_id=faces["track_id"].to_numpy().astype(np.int32),
-        box=floats(BOX_COLUMNS),
-        landmarks=floats(LANDMARK_COLUMNS).reshape(-1, len(LANDMARK_COLUMNS) // 2, 2),
-        score=faces["det_score"].to_numpy().astype(np.float32),
+        box=stacked(BOX_COLUMNS),
+        landmarks=stacked(LANDMARK_COLUMNS).reshape(-1, len(LANDMARK_COLUMNS) // 2, 2),
+        score=floats("det_score"),
+        yaw=floats("yaw"),
+        sharpness=floats("sharpness"),
         status=status[is_face],
         crops=decoded_crops(faces),
     )
@@ -156,5 +169,7 @@ class _Rows:
             "track_id": self.of_faces(batch.track_id),
             "face_status": self.of_faces(batch.status.tolist(), pa.string()).fill_null(NO_FACE),
             "det_score": self.of_faces(_known(batch.score)),
+            "yaw": self.of_faces(_known(batch.yaw)),
+            "sharpness": self.of_faces(batch.sharpness),
         }
         return columns | {name: self.of_faces(batch.box[:, i]) for i, name in enumerate(BOX_COLUMNS)}

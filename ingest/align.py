@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from common.crops import TEMPLATE_SIDE, TEMPLATES, Crop
 
-ALIGN_RESULTS = 1  # version of the crops; docs/decisions.md says when to raise it
+ALIGN_RESULTS = 2  # version of the crops; docs/decisions.md says when to raise it
+MOST_SAMPLES = 4096  # along a crop's side; limits the memory that a face as large as an 8K picture takes
+ROUNDING = 1e-6  # of a scale
 FARTHEST = 1e6  # pixels from the corner: no picture is so large
 
 
@@ -18,45 +22,32 @@ class Aligner:
     def __init__(self, options: Crop) -> None:
         self.size = options.size
         beyond = TEMPLATE_SIDE * options.margin
-        self._template = (TEMPLATES[options.template] + beyond) * (options.size / (TEMPLATE_SIDE + 2 * beyond))
+        self.template = (TEMPLATES[options.template] + beyond) * (options.size / (TEMPLATE_SIDE + 2 * beyond))
 
     def __call__(self, rgb: NDArray[np.uint8], landmarks: NDArray) -> NDArray[np.uint8]:
         """rgb: uint8 [H, W, 3]; landmarks: float [K, 5, 2] in pixels of `rgb`, counted from the centre of its first
         pixel -> crops uint8 [K, S, S, 3].
 
-        The interpolation is bilinear. A face at least twice as large as the crop is first averaged down by a whole
-        factor, which prevents aliasing. A crop is black where it reaches beyond the frame. Landmarks that are
-        `degenerate` are only shifted to the middle of the crop, without rotation or scale.
+        Each pixel of a crop is resampled once, bilinearly; where the crop shrinks the face, it is the mean of as many
+        samples as it takes to be at most one pixel of the frame apart, which prevents aliasing. A crop is black where
+        it reaches beyond the frame. Landmarks that are `degenerate` are only shifted to the middle of the crop, without
+        rotation or scale.
         """
-        crops = [self._cut(rgb, matrix) for matrix in similarity(landmarks, self._template)]
+        crops = [self._cut(rgb, matrix) for matrix in similarity(landmarks, self.template)]
         return np.stack(crops) if crops else np.zeros((0, self.size, self.size, 3), np.uint8)
 
     def degenerate(self, landmarks: NDArray) -> NDArray[np.bool_]:
         """bool [K]: whether no similarity can be computed from a face's landmarks, see the function of this name."""
-        return degenerate(landmarks, self._template)
+        return degenerate(landmarks, self.template)
 
     def _cut(self, rgb: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-        factor = int(1 / np.hypot(*matrix[:, 0]))
-        if factor > 1:
-            rgb, matrix = self._shrink(rgb, matrix, factor)
-        return cv2.warpAffine(rgb, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
-
-    def _shrink(
-        self, rgb: NDArray[np.uint8], matrix: NDArray[np.float64], factor: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """The part of the frame that the crop shows, averaged down by `factor`, and the matrix from that part."""
-        corners = np.array([[0, 0], [self.size, 0], [0, self.size], [self.size, self.size]], np.float64)
-        seen = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-        extent = np.array(rgb.shape[1::-1])
-        first = np.clip(np.floor(seen.min(0)) - factor, 0, extent - 1).astype(int)
-        last = np.clip(np.ceil(seen.max(0)) + factor, first + 1, extent).astype(int)
-        part = rgb[first[1] : last[1], first[0] : last[0]]
-        cells = np.maximum(1, (last - first) // factor)
-        part = part[: cells[1] * factor, : cells[0] * factor]
-        small = cv2.resize(part, tuple(cells.tolist()), interpolation=cv2.INTER_AREA)
-        # A pixel's centre is at its index: index i of the small picture is at factor * i + (factor - 1) / 2 of `part`.
-        middle = first + (factor - 1) / 2
-        return small, np.column_stack([matrix[:, :2] * factor, matrix[:, :2] @ middle + matrix[:, 2]])
+        shrinks = 1 / np.hypot(*matrix[:, 0])
+        samples = max(1, min(math.ceil(shrinks - ROUNDING), MOST_SAMPLES // self.size))  # of a pixel, along each side
+        # A pixel's centre is at its index: index i of the crop is at samples * i + (samples - 1) / 2 of the fine one.
+        fine = matrix * samples + np.array([[0, 0, (samples - 1) / 2]])
+        side = self.size * samples
+        crop = cv2.warpAffine(rgb, fine, (side, side), flags=cv2.INTER_LINEAR)
+        return cv2.resize(crop, (self.size, self.size), interpolation=cv2.INTER_AREA) if samples > 1 else crop
 
 
 def similarity(points: NDArray, template: NDArray) -> NDArray[np.float64]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from common.faces import JPEG_QUALITY, FaceBatch
 from ingest.align import ALIGN_RESULTS, Aligner
 from ingest.cuts import CutFinder
 from ingest.decode.reader import DECODE_RESULTS, DecodeOptions, FrameBatch, VideoReader
-from ingest.detect.detector import Faces
+from ingest.detect.detector import Faces, largest
 from ingest.detect.options import DetectorOptions, build
 from ingest.detect.registry import DETECTORS
-from ingest.quality import QUALITY_RESULTS, QualityOptions, status
+from ingest.looks import looks
+from ingest.quality import QUALITY_RESULTS, QualityOptions, sharpness, status, yaw
 from ingest.track import NO_TRACK, TRACK_RESULTS, Tracker, TrackerOptions
 
 PIXEL_CENTRE = 0.5  # a detector counts pixels from the frame's edge, the warp from the centre of the first one
@@ -79,6 +82,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True)
+class _Detected:
+    """A batch of frames before its faces are tracked: those of each frame, what each looks like, and all in one."""
+
+    found: list[Faces]
+    looks: list[NDArray[np.float32]]
+    faces: FaceBatch  # in the order of detection; nobody has a track
+
+
 class FaceFinder:
     """Finds the faces of videos, one video after the other; the detector is built once."""
 
@@ -90,43 +102,58 @@ class FaceFinder:
         self.aligner = Aligner(options.align)
 
     def find(self, reader: VideoReader) -> Iterator[FaceBatch]:
-        """Yields one batch of faces per batch of frames, even if it has no face. Holds one batch at a time.
+        """Yields one batch of faces per batch of frames, even if it has no face.
 
-        The faces of a frame depend on the frames before it, but not on later frames or on the size of batches.
+        The faces of a frame depend on the frames before it and, by the cuts, on the few after it that a `CutFinder`
+        looks ahead, but not on the size of batches. Batches wait for these few frames, as faces and crops.
         """
-        tracker, cut = Tracker(self.options.tracker), CutFinder()
+        tracker, cuts = Tracker(self.options.tracker), CutFinder()
+        waiting: deque[_Detected] = deque()
+        known: list[bool] = []  # whether a shot begins, of the frames that wait
         for frames in reader:
-            yield self._batch(frames, tracker, cut, reader)
+            waiting.append(self._detected(frames, reader))
+            known += cuts.see(frames.rgb)
+            while waiting and len(waiting[0].faces) <= len(known):
+                yield _tracked(waiting.popleft(), known, tracker)
+        known += cuts.end()
+        while waiting:
+            yield _tracked(waiting.popleft(), known, tracker)
 
     def crops(self, rgb: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The crops, uint8 [K, S, S, 3], of faces with these landmarks, float32 [K, 5, 2], in pixels of the frame."""
         return self.aligner(rgb, landmarks - PIXEL_CENTRE)
 
-    def _batch(self, frames: FrameBatch, tracker: Tracker, cut: CutFinder, reader: VideoReader) -> FaceBatch:
-        tracked: list[tuple[Faces, np.ndarray]] = []
-        for rgb, index, time_s, faces in zip(
-            frames.rgb, frames.frame_index, frames.time_s, self.detector(frames.rgb), strict=True
-        ):
-            ids = tracker.update(int(index), float(time_s), faces, cut=cut(rgb))
-            order = np.argsort(ids, kind="stable")
-            order = order[ids[order] != NO_TRACK]
-            tracked.append((faces[order], ids[order]))
+    def _detected(self, frames: FrameBatch, reader: VideoReader) -> _Detected:
         size = frames.rgb.shape[1:3]
         scale = np.array([reader.facts.width / size[1], reader.facts.height / size[0]], np.float32)
-        found = [faces for faces, _ in tracked]
-        crops = [self.crops(rgb, faces.landmarks) for rgb, faces in zip(frames.rgb, found, strict=True)]
+        found = [largest(faces, self.options.detector.max_faces) for faces in self.detector(frames.rgb)]
+        crops = np.concatenate([self.crops(rgb, faces.landmarks) for rgb, faces in zip(frames.rgb, found, strict=True)])
+        landmarks = np.concatenate([faces.landmarks for faces in found])
         statuses = [
             status(faces, self.aligner.degenerate(faces.landmarks), size, self.options.quality) for faces in found
         ]
-        return FaceBatch(
+        faces = FaceBatch(
             frame_index=frames.frame_index,
             time_s=frames.time_s,
             duration_s=frames.duration_s,
             row=np.repeat(np.arange(len(frames), dtype=np.int32), [len(faces) for faces in found]),
-            track_id=np.concatenate([ids for _, ids in tracked]),
+            track_id=np.full(len(crops), NO_TRACK, np.int32),
             box=np.concatenate([faces.boxes for faces in found]) * np.tile(scale, 2),
-            landmarks=np.concatenate([faces.landmarks for faces in found]) * scale,
+            landmarks=landmarks * scale,
             score=np.concatenate([faces.scores for faces in found]),
+            yaw=yaw(landmarks),
+            sharpness=sharpness(crops),
             status=np.concatenate(statuses),
-            crops=np.concatenate(crops),
+            crops=crops,
         )
+        return _Detected(found, [looks(rgb, faces.boxes) for rgb, faces in zip(frames.rgb, found, strict=True)], faces)
+
+
+def _tracked(batch: _Detected, cuts: list[bool], tracker: Tracker) -> FaceBatch:
+    """The faces that have a track, in order of frame and track. Takes the batch's frames from the front of `cuts`."""
+    each = zip(batch.faces.time_s.tolist(), batch.found, batch.looks, cuts, strict=False)
+    ids = [tracker.update(time_s, faces, looks_, cut=cut) for time_s, faces, looks_, cut in each]
+    del cuts[: len(batch.faces)]
+    faces = replace(batch.faces, track_id=np.concatenate(ids))
+    order = np.lexsort((faces.track_id, faces.row))
+    return faces.chosen(order[faces.track_id[order] != NO_TRACK])

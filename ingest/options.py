@@ -14,26 +14,27 @@ from ingest.detect.registry import DETECTORS
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# An option's argument -> the section and the key that it sets.
+KEYS = {
+    "decoder": ("decode", "decoder"),
+    "every": ("decode", "every"),
+    "detector": ("detector", "name"),
+    "detector_weights": ("detector", "weights"),
+    "min_face": ("detector", "min_face"),
+    "max_faces": ("detector", "max_faces"),
+}
+
+
 def face_options(function: F) -> F:
     """Adds the options to a command. It gets the given ones as the argument `faces`: section -> key -> value."""
 
-    def command(
-        *args: Any,
-        decoder: str | None,
-        every: int | None,
-        detector: str | None,
-        detector_weights: str | None,
-        **rest: Any,
-    ) -> Any:
-        chosen: dict[str, dict[str, Any]] = {
-            "decode": {"decoder": decoder, "every": every},
-            "detector": {"name": detector, "weights": detector_weights},
-        }
-        faces = {
-            section: {key: value for key, value in keys.items() if value is not None}
-            for section, keys in chosen.items()
-        }
-        return function(*args, faces=faces, **rest)
+    def command(*args: Any, **values: Any) -> Any:
+        faces: dict[str, dict[str, Any]] = {}
+        for name, (section, key) in KEYS.items():
+            value = values.pop(name)
+            if value is not None:
+                faces.setdefault(section, {})[key] = value
+        return function(*args, faces=faces, **values)
 
     wrapped = cast(F, update_wrapper(command, function))
     for option in reversed(
@@ -48,6 +49,15 @@ def face_options(function: F) -> F:
                 type=click.Path(exists=True, dir_okay=False, resolve_path=True),
                 metavar="FILE",
                 help="RetinaFace's weights.",
+            ),
+            click.option(
+                "--min-face",
+                type=click.FloatRange(min=12),
+                metavar="PIXELS",
+                help="Smallest face: its longer side. [default: 32]",
+            ),
+            click.option(
+                "--max-faces", type=click.IntRange(min=1), metavar="N", help="Take the N largest faces of a frame."
             ),
         )
     ):

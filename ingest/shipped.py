@@ -34,6 +34,7 @@ from ingest.datasets.crops import Listed
 from ingest.datasets.dataset import Tally
 from ingest.faces import StoredFaces
 from ingest.labelling import opened
+from ingest.quality import sharpness
 
 SHIPPED_RESULTS = 1  # version of the crops; docs/decisions.md says when to raise it
 FPS = 30  # of folders of frames, which do not say it
@@ -114,22 +115,25 @@ class _Processor:
         if version != video.version:
             raise VideoError("changed", "the pictures are not those that were planned any more")
 
-    def _batch(self, start: int, crops: list[NDArray[np.uint8] | None]) -> FaceBatch:
-        index = np.arange(start, start + len(crops), dtype=np.int32)
-        row = np.array([number for number, crop in enumerate(crops) if crop is not None], np.int32)
-        found = [crop for crop in crops if crop is not None]
-        box = np.array([(0, 0, crop.shape[1], crop.shape[0]) for crop in found], np.float32).reshape(-1, 4)
+    def _batch(self, start: int, pictures: list[NDArray[np.uint8] | None]) -> FaceBatch:
+        index = np.arange(start, start + len(pictures), dtype=np.int32)
+        row = np.array([number for number, picture in enumerate(pictures) if picture is not None], np.int32)
+        found = [picture for picture in pictures if picture is not None]
+        box = np.array([(0, 0, picture.shape[1], picture.shape[0]) for picture in found], np.float32).reshape(-1, 4)
+        crops = self._resized(found)
         return FaceBatch(
             frame_index=index,
             time_s=index / FPS,
-            duration_s=np.full(len(crops), 1 / FPS),
+            duration_s=np.full(len(pictures), 1 / FPS),
             row=row,
             track_id=np.zeros(len(row), np.int32),
             box=box,
             landmarks=np.full((len(row), len(LANDMARKS), 2), np.nan, np.float32),
             score=np.full(len(row), np.nan, np.float32),
+            yaw=np.full(len(row), np.nan, np.float32),
+            sharpness=sharpness(crops),
             status=np.full(len(row), "ok"),
-            crops=self._resized(found),
+            crops=crops,
         )
 
     def _resized(self, crops: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from common.errors import AccessDenied, AlreadyExists, NotFound, UsageError
 from common.lake.layout import Lake
 from common.lake.schema import TABLES
 
-FORMAT = 2
+FORMAT = 3
 KEY = "_lake.json"
 
 

@@ -81,6 +81,22 @@ def _detection(null: str, null_score: str) -> list[pa.Field]:
             _field(name, pa.float32(), "face box in the upright source frame, from its edge", unit="px", null=null)
             for name in BOX_COLUMNS
         ),
+        _field(
+            "yaw",
+            pa.float32(),
+            "roughly how far the head is turned; above 0, it looks to the right of the picture",
+            unit="degree",
+            range_="[-90, 90]",
+            null=null_score,
+        ),
+        _field(
+            "sharpness",
+            pa.float32(),
+            "variance of the Laplacian of the grey crop, at 112 px and without its rim; low: blurred, or a small face",
+            unit="grey levels^2",
+            range_=">= 0",
+            null=null,
+        ),
     ]
 
 

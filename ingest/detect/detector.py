@@ -49,6 +49,14 @@ def shrunk(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
     return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in rgb])
 
 
+def largest(faces: Faces, most: int | None) -> Faces:
+    """The `most` faces with the largest boxes; all of them if it is None."""
+    if most is None or len(faces) <= most:
+        return faces
+    areas = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(1)
+    return faces[np.sort(np.argsort(-areas, kind="stable")[:most])]
+
+
 def faces_of(boxes: NDArray, landmarks: NDArray, scores: NDArray, *, min_face: float) -> Faces:
     """The faces in a detector's raw arrays, without those that are not finite, empty or smaller than `min_face`."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)

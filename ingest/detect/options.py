@@ -26,6 +26,7 @@ class DetectorOptions(Config):
     weights: Path | None = Field(None, description="RetinaFace's weights; ResNet-50's are downloaded unless given")
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse weights of another digest")
     min_face: float = Field(32.0, ge=12, description="smallest face: pixels of its box's longer side")
+    max_faces: int | None = Field(None, ge=1, description="most faces of a frame: the largest are taken")
     threshold: float = Field(0.7, gt=0, lt=1, description="lowest score of a face")
     max_side: int = Field(
         960,

@@ -26,13 +26,16 @@ _FRAMES = """
         count(track_id) AS faces, count(*) FILTER (face_status = 'ok') AS ok_faces
     FROM scores GROUP BY ALL"""
 
-# A row is a track. Predictions are means over time: each face counts for as long as its frame is shown.
+# A row is a track. Predictions are means over time: each face counts for as long as its frame is shown. What tells how
+# good a track is, are means over its faces; `size` is the side of a square as large as the box.
 _TRACKS = f"""
     CREATE VIEW tracks AS
     SELECT video_id, uri, video_name, track_id, model, archive,
         min(frame_index) AS first_frame, max(frame_index) AS last_frame,
         min(time_s) AS start_s, max(time_s + frame_duration_s) AS end_s,
-        count(*) AS faces, count(*) FILTER (face_status = 'ok') AS ok_faces, {_MEANS}
+        count(*) AS faces, count(*) FILTER (face_status = 'ok') AS ok_faces,
+        avg(det_score) AS det_score, avg(sqrt((box_x1 - box_x0) * (box_y1 - box_y0))) AS size,
+        avg(sharpness) AS sharpness, avg(abs(yaw)) AS abs_yaw, {_MEANS}
     FROM scores WHERE track_id IS NOT NULL GROUP BY ALL"""
 
 # A row is a face that the models `a` and `b` both scored: `a` and `b` are their rows of it, which lie in one frame and

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -35,13 +37,15 @@ def batch(counts: list[int], size: int = 112, first: int = 5) -> FaceBatch:
         box=rng.normal(100, 50, (total, 4)).astype(np.float32),
         landmarks=rng.normal(100, 50, (total, 5, 2)).astype(np.float32),
         score=rng.uniform(0, 1, total).astype(np.float32),
+        yaw=rng.uniform(-90, 90, total).astype(np.float32),
+        sharpness=rng.uniform(0, 3000, total).astype(np.float32),
         status=rng.choice(["ok", "low_quality"], total),
         crops=np.stack([np.roll(CROP[:size, :size], i, 1) for i in range(total)] or [CROP])[:total],
     )
 
 
 def check_same(a: FaceBatch, b: FaceBatch) -> None:
-    for name in ("frame_index", "time_s", "duration_s", "row", "track_id", "box", "landmarks", "score", "status"):
+    for name in (field.name for field in fields(FaceBatch) if field.name != "crops"):
         ours, theirs = getattr(a, name), getattr(b, name)
         assert ours.dtype.kind == theirs.dtype.kind, name
         np.testing.assert_array_equal(ours, theirs, name)
@@ -77,7 +81,7 @@ def test_rows_are_sorted_and_a_frame_without_a_face_has_one_of_nulls() -> None:
     tracks = table["track_id"].to_pylist()
     assert tracks[0] < tracks[1]
     assert table["face_status"].to_pylist()[2] == "no_face"
-    nulls = ["track_id", "det_score", *BOX_COLUMNS, *LANDMARK_COLUMNS, "crop"]
+    nulls = ["track_id", "det_score", "yaw", "sharpness", *BOX_COLUMNS, *LANDMARK_COLUMNS, "crop"]
     for name in FACES.names:
         assert [value is None for value in table[name].to_pylist()] == [False, False, name in nulls, False], name
     assert set(table["video_id"].to_pylist()) == {VIDEO.video_id}

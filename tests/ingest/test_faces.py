@@ -118,19 +118,19 @@ def moving() -> np.ndarray:
     picture = cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)
     other = np.ascontiguousarray(data.coffee()[:256, :256])
     shifted = [np.roll(picture, (k, 3 * k), (0, 1)) for k in range(5)]
-    return np.stack([*shifted, np.roll(picture, 128, 0), shifted[4], shifted[3], other, other, *shifted[:3]])
+    return np.stack([*shifted, np.roll(picture, 128, 0), shifted[4], shifted[3], *[other] * 5, *shifted[:3]])
 
 
 @settings(max_examples=5, deadline=None)
-@given(sizes=st.lists(st.integers(1, 13), max_size=13))
+@given(sizes=st.lists(st.integers(1, 16), max_size=16))
 def test_faces_do_not_depend_on_how_frames_are_batched(
     sizes: list[int], moving: np.ndarray, finder: FaceFinder
 ) -> None:
     facts = VideoFacts("mp4", "h264", 512, 256, 25.0, 0)
     alone = joined(list(finder.find(Frames(moving, [], facts))))
     check_equal(joined(list(finder.find(Frames(moving, list(sizes), facts)))), alone)
-    assert alone.frame_index.tolist() == list(range(13))
-    assert alone.row.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12]
+    assert alone.frame_index.tolist() == list(range(16))
+    assert alone.row.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 13, 14, 15]
     assert alone.track_id.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 2, 2, 2]  # elsewhere, back, and after a cut
 
 
@@ -164,6 +164,16 @@ def test_rows_are_in_order_of_frame_and_track_and_unsure_faces_without_a_track_a
     assert batch.landmarks[0, 0].tolist() == [39, 23]
     assert batch.status.tolist() == ["ok", "ok", "ok", "low_quality", "low_quality"]
     assert len(batch.crops) == 5
+
+
+def test_the_largest_faces_of_each_frame_are_kept_if_the_options_say_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = FaceFinder(FacesOptions.model_validate({"detector": {"max_faces": 1}}))
+    boxes = np.array([[10, 10, 60, 60], [100, 10, 190, 100]], np.float32)
+    shape = np.array([[38, 52], [74, 52], [56, 72], [42, 92], [71, 92]], np.float32) / 2
+    found = Faces(boxes, boxes[:, None, :2] + shape, np.array([0.99, 0.95], np.float32))
+    monkeypatch.setattr(finder, "detector", Scripted([found, found[:1]]))
+    frames = Frames(np.zeros((2, 128, 256, 3), np.uint8), [2], VideoFacts("mp4", "h264", 256, 128, 25.0, 0))
+    assert joined(list(finder.find(frames))).box[:, 0].tolist() == [100, 10]
 
 
 def test_crops_are_cut_by_the_centres_of_pixels_while_detectors_count_from_the_edge(

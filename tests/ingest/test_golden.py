@@ -36,11 +36,12 @@ def write_clip(path: Path) -> Path:
     narrow = face.copy()
     narrow[:, :108] = cv2.resize(face, (108, 192), interpolation=cv2.INTER_AREA)
     empty = np.ascontiguousarray(data.coffee()[:192, :192])
-    pictures = [face, np.roll(face, 5, 1), np.roll(face, (4, 11), (0, 1)), narrow, empty, empty, np.roll(face, -7, 1)]
+    moving = [face, np.roll(face, 5, 1), np.roll(face, (4, 11), (0, 1)), narrow]
+    pictures = [*moving, *[empty] * 4, np.roll(face, -7, 1)]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", 25)
         stream.width, stream.height, stream.pix_fmt = 192, 192, "yuv444p"
-        for time, picture in zip((0, 1, 3, 4, 5, 9, 10), pictures, strict=True):
+        for time, picture in zip((0, 1, 3, 4, 5, 9, 10, 11, 12), pictures, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts, frame.time_base = time, Fraction(1, 25)
             container.mux(stream.encode(frame))

@@ -91,6 +91,8 @@ def face_batches(
             box=np.array([[frame, track, frame + 9, track + 9] for _, frame, track in keys], np.float32).reshape(m, 4),
             landmarks=np.zeros((m, 5, 2), np.float32),
             score=np.full(m, 0.9, np.float32),
+            yaw=np.zeros(m, np.float32),
+            sharpness=np.ones(m, np.float32),
             status=np.array(["low_quality" if key[1:] in low_quality else "ok" for key in keys], dtype="U11"),
             crops=np.array(crops, np.uint8).reshape(m, SIZE, SIZE, 3),
         )

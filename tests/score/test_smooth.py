@@ -41,6 +41,8 @@ def frames_with(present: np.ndarray, first: int = 0) -> FaceBatch:
         box=np.zeros((m, 4), np.float32),
         landmarks=np.zeros((m, 5, 2), np.float32),
         score=np.ones(m, np.float32),
+        yaw=np.zeros(m, np.float32),
+        sharpness=np.ones(m, np.float32),
         status=np.full(m, "ok"),
         crops=np.zeros((0, 0, 0, 3), np.uint8),
     )

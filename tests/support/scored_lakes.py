@@ -35,6 +35,8 @@ def batch(tracks: Tracks, frames: int, *, every: int = 1, shade: int = 0, crop: 
         box=np.concatenate([left, 0 * left, left + 10, 0 * left + 10], axis=1).astype(np.float32),
         landmarks=np.zeros((m, 5, 2), np.float32),
         score=np.ones(m, np.float32),
+        yaw=np.zeros(m, np.float32),
+        sharpness=np.ones(m, np.float32),
         status=np.full(m, "ok"),
         crops=np.broadcast_to((shade + track).astype(np.uint8)[:, None, None, None], (m, crop, crop, 3)),
     )

@@ -38,6 +38,8 @@ def faces(frames: int, with_face: int) -> FaceBatch:
         box=np.ones((with_face, 4), np.float32),
         landmarks=np.ones((with_face, 5, 2), np.float32),
         score=np.ones(with_face, np.float32),
+        yaw=np.zeros(with_face, np.float32),
+        sharpness=np.ones(with_face, np.float32),
         status=np.full(with_face, "ok"),
         crops=np.zeros((with_face, 8, 8, 3), np.uint8),
     )

@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from common.errors import MienError, UsageError
 from ingest.detect import weights as detector_weights
-from ingest.detect.detector import faces_of
+from ingest.detect.detector import Faces, faces_of, largest
 from ingest.detect.options import DetectorOptions, build
 from ingest.detect.retinaface import mobilenet_network
 
@@ -151,3 +151,12 @@ def test_a_download_that_fails_says_what_to_do(server: tuple[str, Path], tmp_pat
         with pytest.raises(MienError, match="option `weights`"):
             detector_weights.download(url, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_largest_faces_are_taken_in_the_order_of_their_scores() -> None:
+    sides = np.array([20, 50, 30, 40], np.float32)
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides], 1)
+    found = Faces(boxes, np.zeros((4, 5, 2), np.float32), np.array([0.99, 0.98, 0.97, 0.96], np.float32))
+    assert largest(found, 2).boxes[:, 2].tolist() == [50, 40]
+    assert largest(found, 3).boxes[:, 2].tolist() == [50, 30, 40]
+    assert largest(found, 9) is largest(found, None) is found

@@ -68,7 +68,9 @@ def test_a_tracks_predictions_are_means_over_the_time_that_its_faces_are_shown(l
     for frame in range(1, 30):
         for track in (0, 1)[: 1 + frame % 2]:
             known = float(rng.normal()) if frame % 5 else None
-            rows.append(row(frame, track, valence=known, frame_duration_s=float(rng.uniform(0, 1))))
+            quality = {name: float(rng.normal()) for name in ("det_score", "sharpness", "yaw")}
+            box = tuple(float(corner) for corner in (0, 0, *rng.uniform(5, 50, 2)))
+            rows.append(row(frame, track, box, valence=known, frame_duration_s=float(rng.uniform(0, 1)), **quality))
     put(lake, rows)
     found = ask(lake, "SELECT * FROM tracks ORDER BY track_id")
     faces = sorted((r for r in rows if r["track_id"] is not None), key=lambda r: (r["track_id"], r["frame_index"]))
@@ -84,6 +86,10 @@ def test_a_tracks_predictions_are_means_over_the_time_that_its_faces_are_shown(l
         # valence is stored as float32
         assert track["valence"] == pytest.approx(np.average([r["valence"] for r in scored], weights=weights), abs=1e-6)
         assert track["arousal"] is None
+        for name in ("det_score", "sharpness"):
+            assert track[name] == pytest.approx(np.mean([r[name] for r in mine]), abs=1e-6)
+        assert track["abs_yaw"] == pytest.approx(np.mean([abs(r["yaw"]) for r in mine]), abs=1e-6)
+        assert track["size"] == pytest.approx(np.mean([(r["box_x1"] * r["box_y1"]) ** 0.5 for r in mine]), rel=1e-5)
 
 
 def iou(a: dict[str, Any], b: dict[str, Any]) -> float:
