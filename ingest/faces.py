@@ -22,10 +22,12 @@ from ingest.decode.reader import DECODE_RESULTS, DecodeOptions, FrameBatch, Vide
 from ingest.detect.detector import Faces, largest
 from ingest.detect.options import DetectorOptions, build
 from ingest.detect.registry import DETECTORS
+from ingest.detect.sparse import BETWEEN_RESULTS, detected
 from ingest.looks import looks
 from ingest.quality import QUALITY_RESULTS, QualityOptions, sharpness, status, yaw
 from ingest.track import NO_TRACK, TRACK_RESULTS, Tracker, TrackerOptions
 
+SEARCHED_FPS, USUAL_FPS = 6.0, 30.0  # of frames that are searched if `every` is "auto"; of a video that says none
 PIXEL_CENTRE = 0.5  # a detector counts pixels from the frame's edge, the warp from the centre of the first one
 
 
@@ -53,6 +55,7 @@ class FacesOptions(Config):
         found["results"] = {
             "decode": DECODE_RESULTS,
             "detect": detector.results,
+            "between": BETWEEN_RESULTS,
             "track": TRACK_RESULTS,
             "quality": QUALITY_RESULTS,
             "align": ALIGN_RESULTS,
@@ -110,8 +113,8 @@ class FaceFinder:
         tracker, cuts = Tracker(self.options.tracker), CutFinder()
         waiting: deque[_Detected] = deque()
         known: list[bool] = []  # whether a shot begins, of the frames that wait
-        for frames in reader:
-            waiting.append(self._detected(frames, reader))
+        for frames, found in detected(reader, self.detector, self._every(reader)):
+            waiting.append(self._detected(frames, found, reader))
             known += cuts.see(frames.rgb)
             while waiting and len(waiting[0].faces) <= len(known):
                 yield _tracked(waiting.popleft(), known, tracker)
@@ -119,14 +122,21 @@ class FaceFinder:
         while waiting:
             yield _tracked(waiting.popleft(), known, tracker)
 
+    def _every(self, reader: VideoReader) -> int:
+        """One frame in how many is searched."""
+        every = self.options.detector.every
+        if every != "auto":
+            return every
+        return max(1, round((reader.facts.fps or USUAL_FPS) / self.options.decode.every / SEARCHED_FPS))
+
     def crops(self, rgb: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The crops, uint8 [K, S, S, 3], of faces with these landmarks, float32 [K, 5, 2], in pixels of the frame."""
         return self.aligner(rgb, landmarks - PIXEL_CENTRE)
 
-    def _detected(self, frames: FrameBatch, reader: VideoReader) -> _Detected:
+    def _detected(self, frames: FrameBatch, found: list[Faces], reader: VideoReader) -> _Detected:
         size = frames.rgb.shape[1:3]
         scale = np.array([reader.facts.width / size[1], reader.facts.height / size[0]], np.float32)
-        found = [largest(faces, self.options.detector.max_faces) for faces in self.detector(frames.rgb)]
+        found = [largest(faces, self.options.detector.max_faces) for faces in found]
         crops = np.concatenate([self.crops(rgb, faces.landmarks) for rgb, faces in zip(frames.rgb, found, strict=True)])
         landmarks = np.concatenate([faces.landmarks for faces in found])
         statuses = [

@@ -22,6 +22,7 @@ KEYS = {
     "detector_weights": ("detector", "weights"),
     "min_face": ("detector", "min_face"),
     "max_faces": ("detector", "max_faces"),
+    "detect_every": ("detector", "every"),
 }
 
 
@@ -58,6 +59,11 @@ def face_options(function: F) -> F:
             ),
             click.option(
                 "--max-faces", type=click.IntRange(min=1), metavar="N", help="Take the N largest faces of a frame."
+            ),
+            click.option(
+                "--detect-every",
+                metavar="N|auto",
+                help="Search one frame in N, interpolate faces in the others. [default: 1]",
             ),
         )
     ):

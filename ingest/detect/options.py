@@ -27,6 +27,11 @@ class DetectorOptions(Config):
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse weights of another digest")
     min_face: float = Field(32.0, ge=12, description="smallest face: pixels of its box's longer side")
     max_faces: int | None = Field(None, ge=1, description="most faces of a frame: the largest are taken")
+    every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1,
+        description="search one frame in so many, and more of them where something happens; the faces between two are "
+        "interpolated; auto: about six frames a second",
+    )
     threshold: float = Field(0.7, gt=0, lt=1, description="lowest score of a face")
     max_side: int = Field(
         960,

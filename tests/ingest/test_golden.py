@@ -23,9 +23,9 @@ from ingest.faces import FaceFinder, FacesOptions
 
 GOLDEN = Path(__file__).with_name("golden_rows.json")
 FORGOTTEN = """the rows of `faces` are not what they were.
-If that is wanted, raise the version of each stage whose results have changed (DECODE_RESULTS, TRACK_RESULTS,
-QUALITY_RESULTS, ALIGN_RESULTS, or `results` of the detector in ingest/detect/registry.py), so that old and new rows do
-not share a partition; then run `python tests/ingest/test_golden.py`, which writes the golden rows anew."""
+If that is wanted, raise the version of each stage whose results have changed (DECODE_RESULTS, BETWEEN_RESULTS,
+TRACK_RESULTS, QUALITY_RESULTS, ALIGN_RESULTS, or `results` of the detector in ingest/detect/registry.py), so that old
+and new rows do not share a partition; then run `python tests/ingest/test_golden.py`, which writes golden rows anew."""
 # Processors round differently; a changed rule moves more than this.
 TOLERANCE = {"time_s": 1e-6, "frame_duration_s": 1e-6, "det_score": 0.003, "pixels": 0.05, "crop": 0.5}
 
@@ -93,7 +93,9 @@ def test_golden_rows_have_every_status_and_more_than_one_track() -> None:
 
 
 def test_the_versions_of_all_stages_are_in_the_identity_of_faces() -> None:
-    assert FacesOptions().identity()["results"].keys() == {"decode", "detect", "track", "quality", "align"}
+    assert FacesOptions().identity()["results"].keys() == {
+        *("decode", "detect", "between", "track", "quality", "align")
+    }
 
 
 if __name__ == "__main__":
