@@ -55,6 +55,16 @@ WARM = 5  # steps before the clock starts
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+class Timed(objectives.MaePretrain):
+    """Says when a step begins, by `note`: the same for all ways of training."""
+
+    note: Callable[[], None]
+
+    def forward(self, batch: Batch) -> Tensor:
+        self.note()
+        return super().forward(batch)
+
+
 class Case:
     """What is trained, for how long, on which pictures."""
 
@@ -80,11 +90,19 @@ class Case:
         rng = np.random.default_rng(loop.step_seed(0, "mae", step))
         return {"images": torch.from_numpy(augment(crops.images(chosen), self.stage.augment, rng))}
 
-    def objective(self) -> objectives.MaePretrain:
+    def objective(self, begun: list[float]) -> Timed:
         torch.manual_seed(0)
-        made = objectives.MaePretrain(self.recipe)
+        made = Timed(self.recipe)
         made.model.encoder.norm.requires_grad_(False)  # pretraining has no use for it, which DDP does not accept
+        made.note = lambda: self.note(begun)
         return made
+
+    def note(self, begun: list[float]) -> None:
+        """Adds the time now, in the first step after the warm-up and in the last one; in the others nothing."""
+        begun.append(clock() if len(begun) in (WARM, self.steps - 1) else 0.0)
+
+    def samples_s(self, begun: list[float]) -> float:
+        return (self.steps - 1 - WARM) * self.stage.batch / (begun[self.steps - 1] - begun[WARM])
 
     def row(self, name: str, samples_s: float, wait: float | None = None) -> list[Any]:
         peak = speed.peak(torch.cuda.get_device_name(), self.precision) if DEVICE == "cuda" else None
@@ -94,41 +112,36 @@ class Case:
 
 def plain(case: Case, batches: list[Batch], parallel: bool = False) -> float:
     """Samples per second of a loop of plain PyTorch."""
-    objective: nn.Module = case.objective().to(DEVICE).train()
-    adamw = optimiser.build(objective, case.stage, DEVICE)  # type: ignore[arg-type]
-    if parallel:
-        objective = DistributedDataParallel(objective)
+    begun: list[float] = []
+    objective = case.objective(begun).to(DEVICE).train()
+    adamw = optimiser.build(objective, case.stage, DEVICE)
     if case.compiled:
-        objective.compile()
+        objective.model.compile()
+    network = DistributedDataParallel(objective) if parallel else objective
     held = [{key: value.to(DEVICE) for key, value in batch.items()} for batch in batches]
     for step in range(case.steps):
-        if step == WARM:
-            began = clock()
         optimiser.set_rate(adamw, case.stage.lr)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=case.precision == "bfloat16"):
-            loss: Tensor = objective(held[step % len(held)])
+            loss: Tensor = network(held[step % len(held)])
         loss.backward()
         if case.stage.clip is not None:
-            nn.utils.clip_grad_norm_(objective.parameters(), case.stage.clip)
+            nn.utils.clip_grad_norm_(network.parameters(), case.stage.clip)
         adamw.step()
         adamw.zero_grad()
-    return (case.steps - WARM) * case.stage.batch / (clock() - began)
+    return case.samples_s(begun)
 
 
 def fitted(case: Case, batch_at: Callable[[int], Batch], examples: int) -> tuple[float, float]:
-    """Samples per second of mien's loop, and the share of the time that it waited for data: as its own log says."""
+    """Samples per second of mien's loop, and the share of the time that it waited for data, as its log says."""
+    begun: list[float] = []
     with tempfile.TemporaryDirectory() as work:
-        session = loop.Session(0, 1, case.precision, DEVICE, Path(work), Store(work), compiled=case.compiled)
-        loop.fit("mae", case.objective(), batch_at, case.stage, session, examples)
+        zero = 1 if ranks.size() > 1 else 0  # as `mien train` does
+        session = loop.Session(0, zero, case.precision, DEVICE, Path(work), Store(work), compiled=case.compiled)
+        loop.fit("mae", case.objective(begun), batch_at, case.stage, session, examples)
         log = Path(work) / "mae.jsonl"
         lines = list(map(json.loads, log.read_text().splitlines())) if ranks.rank() == 0 else []
-    if not lines:
-        return 0.0, 0.0
-    first, *rest = (line for line in lines if line["step"] >= WARM - 1)
-    took = rest[-1]["wall_s"] - first["wall_s"]
-    spent = [after["wall_s"] - before["wall_s"] for before, after in zip([first, *rest], rest, strict=False)]
-    waited = sum(line["data_wait"] * seconds for line, seconds in zip(rest, spent, strict=True))
-    return (rest[-1]["step"] - first["step"]) * case.stage.batch / took, waited / took
+    waited = [line["data_wait"] for line in lines if line["step"] > WARM]
+    return case.samples_s(begun), float(np.mean(waited)) if waited else 0.0
 
 
 def loaded(case: Case, crops: Crops) -> float:
@@ -140,9 +153,10 @@ def loaded(case: Case, crops: Crops) -> float:
 
 
 def clock() -> float:
+    """Seconds; of one process on a CPU those in which it computed, because others may compute, too."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return time.process_time() if DEVICE == "cpu" and ranks.size() == 1 else time.perf_counter()
 
 
 def of_one(case: Case, rounds: int) -> dict[str, Any]:

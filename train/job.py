@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import common
-from common import config, log
+from common import config, environment, log
 from common.bundle import folder
 from common.bundle.folder import Bundle
 from common.bundle.manifest import MANIFEST, BundleManifest
@@ -59,9 +59,10 @@ def _run(recipe: Recipe, lake: Lake, places: Places, force: bool) -> Bundle:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = training.read(recipe, lake, places.work)
     precision = loop.resolve_precision(recipe.precision, device)
+    alone = int(environment.WORLD_SIZE.get() or 1) == 1
     session = loop.Session(
         recipe.seed,
-        recipe.zero,
+        0 if alone else recipe.zero,  # one process has nothing to share out
         precision,
         device,
         places.work,

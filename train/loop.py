@@ -25,7 +25,7 @@ from common.bundle import weights
 from common.errors import MienError
 from common.faults import fault
 from common.store.store import Store
-from train import interruption, optimiser, processes, zero
+from train import engines, interruption, optimiser, processes, zero
 from train.average import Average
 from train.checkpoint import Checkpoint, Checkpoints
 from train.data.ahead import ahead, on_its_way, threads
@@ -103,7 +103,7 @@ def fit(
     network = copy.deepcopy(objective).train()
     for part in network.children() if session.compiled else ():
         part.compile()
-    engine = _engine(network, stage, session, schedule.steps)
+    engine = engines.started(network, stage, session.zero, session.precision, session.device)
     if start.step:
         zero.restore(engine, start.tensors["moments"], start.step)
     average = None
@@ -174,6 +174,7 @@ class _Course:
 
     def __post_init__(self) -> None:
         self._portions = ranks.portions(self.schedule.stage.batch, self.schedule.stage.micro_batch)
+        self._norms: list[Tensor] = []  # of the gradients since the last line of the log, where they are known
         self._last = self.schedule.steps - 1
         self._kept_at = time.monotonic()
 
@@ -191,10 +192,12 @@ class _Course:
                 with portion.computed():
                     loss = portion.weight * engine({key: value[portion.mine] for key, value in batch.items()})
                     engine.backward(len(self._portions) * loss)  # DeepSpeed takes the mean of them
+                    if portion is self._portions[-1]:
+                        self._norms += engines.clipped(engine, self.schedule.stage.clip)
                     engine.step()  # changes weights after the last portion
                 losses_of_portions.append(loss.detach())
         if self.average:
-            self.average.add(step, _weights(engine))
+            self.average.add(step, engines.weights(engine))
         self.out.count(torch.stack(losses_of_portions).sum())
         validated = self.validation is not None and self.schedule.validates(step)
         # ZeRO 1 and 2 do not fail by gradients that are not finite: they leave the weights as they are.
@@ -202,6 +205,7 @@ class _Course:
         if skipped or validated or step == self._last or step % max(1, self.schedule.steps // _LOGGED) == 0:
             losses = self.out.losses()
             self._check(step, losses)
+            self._norms.clear()
             if skipped:
                 self._fail(step, "gradients are not finite")
             metrics: Mapping[str, float] = {}
@@ -220,7 +224,7 @@ class _Course:
             return
         log_state, kept = self.out.state(), self.validation.state() if self.validation else None
         self._check(step, log_state["losses"])
-        tensors = {"weights": _weights(self.engine), "moments": zero.moments(self.engine)}
+        tensors = {"weights": engines.weights(self.engine), "moments": zero.moments(self.engine)}
         if not all(tensor.isfinite().all() for tensor in tensors["weights"].values()):
             self._fail(step, "weights are not finite")
         if self.validation and kept:
@@ -236,14 +240,16 @@ class _Course:
     def result(self) -> dict[str, Tensor]:
         """The weights after the steps so far, or their average."""
         if self.average is None:
-            return _weights(self.engine)
+            return engines.weights(self.engine)
         return {name: tensor.clone() for name, tensor in self.average.weights.items()}
 
     def _check(self, step: int, losses: Sequence[float]) -> None:
-        """Raises MienError if one of the last losses, those up to `step`, is not finite."""
-        for at, loss in enumerate(losses, step - len(losses) + 1):
-            if not math.isfinite(loss):
-                self._fail(at, f"loss is {loss}")
+        """Raises MienError if one of the last losses or gradients, those up to `step`, is not finite."""
+        norms = torch.stack(self._norms).tolist() if self._norms else []
+        wrong = [(at, f"loss is {loss}") for at, loss in _not_finite(losses, step)]
+        wrong += [(at, "gradients are not finite") for at, _ in _not_finite(norms, step)]
+        if wrong:
+            self._fail(*min(wrong, key=lambda each: each[0]))
 
     def _fail(self, step: int, what: str) -> NoReturn:
         """Keeps the batch of the step and raises MienError."""
@@ -256,41 +262,11 @@ class _Course:
         )
 
 
-def _weights(engine: Any) -> dict[str, Tensor]:
-    """A copy of the weights of the network that the engine trains."""
-    import deepspeed
-
-    parameters = list(engine.module.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
-        return {name: tensor.detach().clone() for name, tensor in engine.module.state_dict().items()}
+def _not_finite(values: Sequence[float], step: int) -> list[tuple[int, float]]:
+    """Of the values of the last steps, those up to `step`, the ones that are not finite, each with its step."""
+    return [(at, value) for at, value in enumerate(values, step - len(values) + 1) if not math.isfinite(value)]
 
 
 def step_seed(seed: int, name: str, step: int) -> int:
     """The seed of everything random in one step of one stage."""
     return int(np.random.SeedSequence([seed, step, *name.encode()]).generate_state(1)[0])
-
-
-def _engine(objective: Objective, stage: StageOptions, session: Session, steps: int) -> Any:
-    import deepspeed
-
-    portions = len(ranks.portions(stage.batch, stage.micro_batch))
-    engine, *_ = deepspeed.initialize(
-        model=objective,
-        optimizer=optimiser.build(objective, stage, session.device),
-        dist_init_required=False,
-        config={
-            "train_micro_batch_size_per_gpu": math.ceil(stage.batch / ranks.size() / portions),
-            "gradient_accumulation_steps": portions,
-            "gradient_clipping": stage.clip or 0.0,  # 0: none
-            # On a GPU, one buffer for all gradients avoids fragmented memory. On a CPU the copy costs 15 % of a step.
-            "zero_optimization": {
-                "stage": session.zero,
-                "contiguous_gradients": session.device != "cpu",
-                "memory_efficient_linear": False,  # it would replace torch's own function for good
-            },
-            "zero_allow_untested_optimizer": stage.optimiser == "sgd",  # DeepSpeed does not test it, our tests do
-            "torch_autocast": {"enabled": session.precision == "bfloat16", "dtype": "bfloat16"},
-            "steps_per_print": steps + 1,
-        },
-    )
-    return engine

@@ -43,7 +43,7 @@ class Recipe(Config):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it fast, float32 elsewhere"
     )
-    zero: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed's ZeRO stage")
+    zero: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed's ZeRO stage; a process by itself trains with 0")
     compile: bool = Field(
         False,
         description="train what torch.compile makes of the networks: faster on a GPU, after minutes at each stage's "

@@ -104,9 +104,10 @@ def test_every_zero_stage_trains_as_plain_pytorch_does(zero: int, group: None, t
 
 
 @pytest.mark.slow
-def test_without_a_largest_norm_gradients_are_not_clipped(group: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zero", [0, 1])
+def test_without_a_largest_norm_gradients_are_not_clipped(zero: int, group: None, tmp_path: Path) -> None:
     objective, stage = Regression(), STAGE.model_copy(update={"clip": None})
-    loop.fit("toy", objective, batch_at, stage, session(tmp_path), EXAMPLES)
+    loop.fit("toy", objective, batch_at, stage, session(tmp_path, zero), EXAMPLES)
     for name, expected in plain(stage, "toy").items():
         torch.testing.assert_close(objective.state_dict()[name], expected, atol=2e-5, rtol=1e-4)
 
@@ -350,9 +351,10 @@ def test_compiled_networks_train_as_others_do(group: None, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_bfloat16_keeps_float32_weights_and_comes_close(group: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zero", [0, 1])
+def test_bfloat16_keeps_float32_weights_and_comes_close(zero: int, group: None, tmp_path: Path) -> None:
     objective = Regression()
-    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, precision="bfloat16"), EXAMPLES)
+    loop.fit("toy", objective, batch_at, STAGE, session(tmp_path, zero, "bfloat16"), EXAMPLES)
     for name, expected in plain(STAGE, "toy").items():
         found = objective.state_dict()[name]
         assert found.dtype == torch.float32
@@ -389,7 +391,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_sentence(group: None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [1, 2])
+@pytest.mark.parametrize("zero", [0, 1, 2])
 def test_gradients_that_are_not_finite_end_the_training_though_the_loss_is(
     zero: int, group: None, tmp_path: Path
 ) -> None:
