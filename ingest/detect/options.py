@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from common.config import Config
 from ingest.detect.detector import Detector
@@ -19,6 +19,13 @@ def _registered(name: str) -> str:
     return name
 
 
+def _number_or_auto(value: Any) -> Any:
+    text = str(value)
+    if text == "auto" or (text.isdecimal() and int(text) > 0):
+        return value
+    raise ValueError("should be auto or a whole number from 1 on")
+
+
 class DetectorOptions(Config):
     """Sizes are in pixels of the decoded frame, in which pixels are square."""
 
@@ -27,7 +34,7 @@ class DetectorOptions(Config):
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="refuse weights of another digest")
     min_face: float = Field(32.0, ge=12, description="smallest face: pixels of its box's longer side")
     max_faces: int | None = Field(None, ge=1, description="most faces of a frame: the largest are taken")
-    every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    every: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         1,
         description="search one frame in so many, and more of them where something happens; the faces between two are "
         "interpolated; auto: about six frames a second",

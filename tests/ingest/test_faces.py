@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from skimage import data
 
+from benchmarks.support import clips as synthetic
 from common.commit.units import Video
 from common.faces import FaceBatch, to_faces
 from common.lake.schema import LANDMARK_COLUMNS
@@ -233,3 +235,29 @@ def test_a_detector_that_is_registered_is_found_by_its_name(tmp_path: Path, monk
     batch = joined(list(FaceFinder(options).find(Frames(frames, [2], VideoFacts("mp4", "h264", 128, 128, 25.0, 0)))))
     assert batch.score.tolist() == pytest.approx([250 / 255, 1])
     assert batch.track_id.tolist() == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_search_of_six_frames_a_second_finds_the_tracks_of_a_search_of_all(
+    tmp_path: Path, finder: FaceFinder
+) -> None:
+    path, searched = tmp_path / "clip.mp4", 0
+    synthetic.write(path, synthetic.pictures(31, 320, 180), 31 / 30)
+    dense = find(path, finder)
+    quick = FaceFinder(FacesOptions.model_validate({"detector": {"every": "auto"}}))
+    search = quick.detector
+
+    def counted(rgb: NDArray[np.uint8]) -> list[Faces]:
+        nonlocal searched
+        searched += len(rgb)
+        return search(rgb)
+
+    quick.detector = counted
+    found = find(path, quick)
+    assert 7 <= searched < 20  # 0, 5, ... 30, and those where something happens
+    for name in ("frame_index", "time_s", "row", "track_id"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(dense, name))
+    eyes = np.linalg.norm(dense.landmarks[:, 1] - dense.landmarks[:, 0], axis=1)
+    off = np.linalg.norm(found.landmarks - dense.landmarks, axis=2).mean(1) / eyes
+    assert np.median(off) < 0.03
+    assert off.max() < 0.2

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ingest.decode.reader import FrameBatch
 from ingest.detect.detector import Faces
+from ingest.detect.options import DetectorOptions
 from ingest.detect.sparse import detected
 
 SIZE = 64
@@ -135,3 +139,11 @@ def test_scores_fall_within_a_frame(every: int) -> None:
     frames = [picture((2, 4, 255 - n), (40, 40, 235 + n)) for n in range(15)]
     for faces in run(frames, every, [15])[0]:
         assert (np.diff(faces.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("wrong", ["x", 0, -1, 1.5, None])
+def test_how_many_frames_are_searched_is_a_number_or_auto(wrong: Any) -> None:
+    assert DetectorOptions(every="7").every == 7
+    assert DetectorOptions(every="auto").every == "auto"
+    with pytest.raises(ValidationError, match="should be auto or a whole number from 1 on"):
+        DetectorOptions(every=wrong)
