@@ -177,10 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     settings = _Settings()
     try:
-        with mien.make_context("mien", list(sys.argv[1:] if arguments is None else arguments), obj=settings) as context:
-            result = mien.invoke(context)
-            sys.stdout.flush()
-            return result if isinstance(result, int) else 0
+        return invoke(sys.argv[1:] if arguments is None else arguments, settings)
     except click.exceptions.Exit as end:
         return end.exit_code
     except KeyboardInterrupt:
@@ -205,6 +202,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             _say(f"unexpected {what} (run `mien --debug ...` to see where it came from)")
         return error.exit_code if isinstance(error, MienError) else 1
+
+
+def invoke(arguments: Sequence[str], settings: _Settings | None = None) -> int:
+    """Runs a command and returns what it returned, or 0. Raises its errors."""
+    with mien.make_context("mien", list(arguments), obj=settings or _Settings()) as context:
+        result = mien.invoke(context)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
 
 
 def _in_one_sentence(error: click.ClickException) -> str:

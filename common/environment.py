@@ -58,6 +58,9 @@ RAY_ENABLE_AUTO_CONNECT = Variable("RAY_ENABLE_AUTO_CONNECT", "'0': no call of R
 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER = Variable(
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "'0': a Ray started here listens on 127.0.0.1 alone, as it does on macOS"
 )
+RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING = Variable(
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING", "'0': Ray Train leaves the logs of its workers to us"
+)
 RAY_CLIENT_MODE = Variable("RAY_CLIENT_MODE", "'0', set by Ray itself once it runs")
 RANK = Variable("RANK", "number of this process among those of a training")
 MASTER_ADDR = Variable("MASTER_ADDR", "machine of process 0 of a training")
@@ -80,6 +83,12 @@ def launched(rank: int, world: int, port: int) -> dict[str, str]:
     """Variables for one of `world` processes of a training on this machine, as torchrun sets them."""
     where = {MASTER_ADDR.name: "127.0.0.1", MASTER_PORT.name: str(port)}
     return where | {RANK.name: str(rank), LOCAL_RANK.name: str(rank), WORLD_SIZE.name: str(world)}
+
+
+def elsewhere() -> dict[str, str]:
+    """Variables for a process on another machine: where S3 is, but no credentials, and that its threads do not spin."""
+    wanted = (MIEN_S3_ENDPOINT, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION, OMP_WAIT_POLICY)
+    return {each.name: value for each in wanted if (value := each.get())}
 
 
 def logs(*, as_text: bool) -> dict[str, str]:

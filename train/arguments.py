@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -33,3 +33,9 @@ def numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -
         return tuple(int(each) for each in value.split(",")) if value else ()
     except ValueError:
         raise click.BadParameter("should be whole numbers with commas between them, as in 0,1,2") from None
+
+
+def words(options: Mapping[str, object]) -> list[str]:
+    """Options as they are typed, without those that are empty, zero or false."""
+    given = [(name,) if value is True else (name, str(value)) for name, value in options.items() if value]
+    return [word for each in given for word in each]

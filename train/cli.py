@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from train.models.published.published import Published
+    from train.places import Places
     from train.table import Table
 
 from common import environment
@@ -27,6 +28,11 @@ _force = click.option("--force", is_flag=True, help="Replace the bundle that is 
     "--workers", type=click.IntRange(min=1), metavar="N", help="Processes that share each batch. [default: 1]"
 )
 @click.option(
+    "--on",
+    type=click.Choice(["local", "ray"]),
+    help="Train in processes of this machine or on Ray. [default: ray if RAY_ADDRESS is set, else local]",
+)
+@click.option(
     "--seeds", metavar="N,N...", callback=arguments.numbers, help="Of a study: each of its runs once for each seed."
 )
 @_force
@@ -38,6 +44,7 @@ def train(
     out: Path,
     work: str | None,
     workers: int | None,
+    on: str | None,
     seeds: tuple[int, ...],
     force: bool,
     json: bool,
@@ -54,17 +61,23 @@ def train(
     published weights (docs/import.md).
     """
     _quiet_threads()
-    if (workers or 1) > 1:
-        from train import launch
+    # Processes that a launcher has started, those of Ray among them, are not started once more.
+    on_ray = on == "ray" or (on is None and environment.RAY_ADDRESS.get() and not environment.WORLD_SIZE.get())
+    from train.places import Places
 
-        given = {"--lake": lake, "--out": out, "--work": work, "--seeds": ",".join(map(str, seeds))}
-        return launch.run(workers or 1, ["train", recipe, *overrides], given | {"--force": force, "--json": json})
+    places = Places.named(out, work)
+    if on_ray or (workers or 1) > 1:
+        from common.store.uris import canonical_uri
+
+        given = {"--lake": canonical_uri(lake), "--out": places.out, "--work": work and places.store.url}
+        given |= {"--seeds": ",".join(map(str, seeds)), "--force": force, "--json": json}
+        words = ["train", recipe, *overrides, *arguments.words(given)]
+        return _launch(words, workers or 1, places if on_ray else None)
     from common.bundle.card import CARD
     from common.cli import emit_json
     from common.lake.layout import Lake
     from train import job, study
     from train import recipe as recipe_
-    from train.places import Places
     from train.report_text import as_text
 
     if study.is_study(recipe):
@@ -81,10 +94,19 @@ def train(
     else:
         click.echo(f"{manifest.name} {manifest.id} in {made.path}")
         click.echo(as_text(manifest.metrics) or "no metrics: the lake has no validation videos")
-        click.echo(
-            f"see {made.path / CARD}; curves, pictures, logs for TensorBoard: {Places.named(made.path, work).work}"
-        )
+        click.echo(f"see {made.path / CARD}; curves, pictures, logs for TensorBoard: {places.work}")
     return None
+
+
+def _launch(words: list[str], workers: int, places: Places | None) -> int:
+    """Runs `mien <words>` in several processes of this machine, or if it is told the places that it writes, on Ray."""
+    if places is None:
+        from train import launch
+
+        return launch.run(workers, words)
+    from train import on_ray
+
+    return on_ray.run(workers, words, places)
 
 
 @click.command()

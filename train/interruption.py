@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the step under way is finished and kept."""
+"""Ctrl-C and SIGTERM during training, or what stands for them: the step under way is finished and kept."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ class Request:
     made = False
 
 
+_asked = Request()
+
+
+def ask() -> None:
+    """Makes a request of trainings in other threads than the main one, which get no signals."""
+    _asked.made = True
+
+
 @contextmanager
 def awaited() -> Iterator[Request]:
     """In the block, the first Ctrl-C or SIGTERM makes a request, another one ends the block with KeyboardInterrupt.
 
-    Only the main thread gets signals; elsewhere no request is ever made.
+    Only the main thread gets signals; elsewhere `ask` makes the request.
     """
     request = Request()
 
@@ -31,7 +39,7 @@ def awaited() -> Iterator[Request]:
         request.made = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield _asked
         return
     before = {number: signal.signal(number, ask) for number in _SIGNALS}
     try:

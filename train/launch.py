@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
@@ -26,19 +26,17 @@ _GRACE_S = 20.0  # for the others to end by themselves, once one has failed
 _LOOK_S = 0.1
 
 
-def run(workers: int, arguments: Sequence[str], options: Mapping[str, object]) -> int:
-    """Runs `mien <arguments> <options>` in so many processes; returns the exit status of process 0, which writes.
+def run(workers: int, words: Sequence[str]) -> int:
+    """Runs `mien <words>` in so many processes; returns the exit status of process 0, which writes.
 
     Ctrl-C and SIGTERM are passed on. Raises MienError if another process fails by itself.
     """
     if environment.WORLD_SIZE.get():
         raise UsageError("a launcher has started this process as one of several: leave out --workers")
-    given = [(name,) if value is True else (name, str(value)) for name, value in options.items() if value]
-    arguments = [*arguments, *(word for words in given for word in words)]
     scratch.claim()
     with ExitStack() as stack:
         said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(workers)]
-        processes = _started(arguments, said)
+        processes = _started(words, said)
         try:
             statuses = _ended(processes)
         finally:
@@ -61,7 +59,7 @@ def run(workers: int, arguments: Sequence[str], options: Mapping[str, object]) -
         )
 
 
-def _started(arguments: Sequence[str], said: Sequence[IO[str]]) -> list[subprocess.Popen[bytes]]:
+def _started(words: Sequence[str], said: Sequence[IO[str]]) -> list[subprocess.Popen[bytes]]:
     """The processes; all but the first write to the files `said`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -70,7 +68,7 @@ def _started(arguments: Sequence[str], said: Sequence[IO[str]]) -> list[subproce
     shared = threads | environment.values()
     return [
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "train.launch", str(os.getpid()), *arguments],
+            [sys.executable, "-P", "-m", "train.launch", str(os.getpid()), *words],
             env=shared | environment.launched(rank, len(said), port),
             stdout=subprocess.DEVNULL if rank else None,
             stderr=file if rank else None,

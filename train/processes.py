@@ -15,17 +15,20 @@ from common.errors import UsageError
 from train.models import ranks
 
 LOST = 76  # exit status of a process that ends as another one is lost
-_PATIENCE = timedelta(hours=6)  # the others wait while process 0 measures; a process that ends is noticed at once
+PATIENCE = timedelta(hours=6)  # the others wait while process 0 measures; a process that ends is noticed at once
 _SIGNS_OF_LOSS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")
+_entered = False
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
     """A process group for the block, with DeepSpeed initialised on it. All of its processes end the block together.
 
-    Ends the process, with a line in the log, when another one is lost.
+    A group that a launcher has made is taken as it is. Ends the process, with a line in the log, when another one is
+    lost.
     """
-    if dist.is_initialized():
+    global _entered
+    if _entered:
         yield
         dist.barrier()
         return
@@ -36,9 +39,13 @@ def process_group() -> Iterator[None]:
     log.adopt("DeepSpeed")
     # Creating DeepSpeed's CPU backend would compile this operator, which only its inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    _join()
+    if not dist.is_initialized():
+        _join()
+    _entered = True
     try:
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        if ranks.size() > 1 and ranks.rank() == 0:
+            log.get("train").info("processes train together", count=ranks.size())
         yield
         dist.barrier()
     except RuntimeError as error:
@@ -47,6 +54,7 @@ def process_group() -> Iterator[None]:
         log.get("train").error("another process of this training has ended", rank=ranks.rank())
         raise SystemExit(LOST) from None
     finally:
+        _entered = False
         deepspeed.comm.destroy_process_group()  # not torch's: DeepSpeed would not know that its groups are gone
 
 
@@ -68,7 +76,7 @@ def _join() -> None:
         if local >= gpus:
             raise UsageError(f"this machine has too few GPUs for its workers: start no more than {gpus} on it")
         torch.cuda.set_device(local)
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    dist.init_process_group(backend, timeout=PATIENCE)
 
 
 def highest(value: int) -> int:

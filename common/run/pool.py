@@ -111,6 +111,16 @@ def installation() -> dict[str, str]:
     return places | {"version": common.__version__}
 
 
+def check_installation(expected: dict[str, str]) -> None:
+    """Raises MienError unless this process, a worker, imports the code of the driver, whose `installation` it gets."""
+    found = installation()
+    if found != expected:
+        raise MienError(
+            f"a worker imports other code than the driver ({found} instead of {expected}): install the same version of "
+            "mien on every node"
+        )
+
+
 def given_up(commit: str, attempts: int) -> MienError:
     """The error that ends a job if one of its commits has killed every worker that tried it."""
     return MienError(
@@ -160,11 +170,6 @@ class Member:
             self._tell(where, self._frames)
 
     def _built(self) -> TaskWorker:
-        found = installation()
-        if found != self._expected:
-            raise MienError(
-                f"a worker imports other code than the driver ({found} instead of {self._expected}): "
-                "install the same version of mien on every node"
-            )
+        check_installation(self._expected)
         log.configure()
         return self._make()

@@ -1,13 +1,11 @@
-"""A Ray cluster as an operator starts it, for as long as a block lasts."""
+"""Ray clusters as an operator starts them, for as long as a block lasts."""
 
 from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +14,10 @@ import psutil
 
 from benchmarks.support.s3_server import free_port, s3_environment
 
-OPTIONS = ("--num-cpus=2", "--object-store-memory=200000000", "--include-dashboard=false", "--disable-usage-stats")
+OPTIONS = (
+    *("--node-ip-address=127.0.0.1", "--block", "--object-store-memory=200000000", "--disable-usage-stats"),
+    *("--min-worker-port=0", "--max-worker-port=0"),
+)
 
 
 @contextmanager
@@ -26,6 +27,13 @@ def ray_cluster() -> Iterator[dict[str, str]]:
     Its nodes have credentials for S3, as a role would give them, and do not know where S3 is. They can import the toys
     of the tests.
     """
+    with ray_nodes(1, cpus=2) as (environment, _):
+        yield environment
+
+
+@contextmanager
+def ray_nodes(count: int, cpus: int) -> Iterator[tuple[dict[str, str], list[subprocess.Popen[bytes]]]]:
+    """The same with several nodes, each of which is a process and its children; the first is the head."""
     port = free_port()
     credentials = {key: value for key, value in s3_environment("").items() if key.startswith("AWS_")}
     environment = {
@@ -34,29 +42,34 @@ def ray_cluster() -> Iterator[dict[str, str]]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     ours = {"MIEN_S3_ENDPOINT": "", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parent)}
-    command = [Path(sys.executable).parent / "ray", "start", "--head", f"--port={port}", "--node-ip-address=127.0.0.1"]
-    head = subprocess.Popen(
-        [*command, *OPTIONS, "--block"],
-        env=os.environ | environment | credentials | ours,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    nodes: list[subprocess.Popen[bytes]] = []
     try:
-        _wait_until_listening(port, head)
-        yield environment
+        for number in range(count):  # one after the other, as raylets that start at once may choose the same ports
+            place = ("--head", f"--port={port}", "--include-dashboard=false")
+            joining = (f"--address=127.0.0.1:{port}",)
+            command = [Path(sys.executable).parent / "ray", "start", *(joining if number else place), *OPTIONS]
+            nodes.append(
+                subprocess.Popen(
+                    [*command, f"--num-cpus={cpus}"],
+                    env=os.environ | environment | credentials | ours,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+            _wait_until_started(nodes[-1])
+        yield environment, nodes
     finally:
-        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+        for node in nodes:
             with suppress(psutil.NoSuchProcess):
-                process.kill()
-        head.wait()
+                for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+                    process.kill()
+            node.wait()
 
 
-def _wait_until_listening(port: int, server: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert server.poll() is None, "the cluster did not start"
-            assert time.monotonic() < deadline, "the cluster does not listen"
-            time.sleep(0.1)
+def _wait_until_started(node: subprocess.Popen[bytes]) -> None:
+    assert node.stdout is not None
+    told = b""
+    while b"runtime started" not in told:
+        line = node.stdout.readline()
+        assert line, f"the node did not start: {told.decode()}"
+        told += line

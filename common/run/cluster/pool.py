@@ -1,7 +1,6 @@
 """A pool of Ray workers: Ray Data gives them the parcels, and a commit is a Ray task.
 
-Ray puts the driver's working directory first on its workers' import path, where a user's `train.py` would hide ours. So
-the driver works in an empty folder while Ray runs, and every worker checks that it imports the driver's packages.
+Every worker checks that it imports the driver's packages.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from common import environment, scratch
-from common.run.cluster.session import Session, variables
+from common import environment
+from common.run.cluster.session import Session, running
 from common.run.pool import (
     COMMIT_ATTEMPTS,
     COMMIT_PATIENCE_S,
@@ -129,13 +128,7 @@ class RayPool:
 
     def _started(self) -> Session:
         if self._session is None:
-            before = os.getcwd()
-            os.chdir(self._stack.enter_context(scratch.folder()))
-            self._stack.callback(os.chdir, before)
-            self._stack.enter_context(variables(self._address))
-            self._session = Session(self._address)
-            self._stack.callback(self._session.end)
-            self._session.start()
+            self._session = self._stack.enter_context(running(self._address))
         return self._session
 
     def _pump(self, session: Session, parcels: Sequence[Any], workers: int) -> threading.Thread:

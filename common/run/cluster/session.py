@@ -46,6 +46,7 @@ def variables(remote: str | None) -> Iterator[None]:
         # Never left to a default that changes between Ray's releases.
         environment.RAY_AUTH_MODE: environment.RAY_AUTH_MODE.get() or "token",
         environment.RAY_CLIENT_MODE: environment.RAY_CLIENT_MODE.get() or "0",
+        environment.RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING: "0",
     }
     if not remote:
         changes[environment.RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER] = "0"
@@ -121,6 +122,25 @@ class Session:
         except ray.exceptions.GetTimeoutError:
             return None
         return beats
+
+
+@contextmanager
+def running(address: str | None) -> Iterator[Session]:
+    """A `Session` that is started, for the block, in which this process works in an empty folder.
+
+    For Ray puts the driver's folder first on its workers' import path, where a user's `train.py` would hide ours.
+    Resolve relative paths before.
+    """
+    before = os.getcwd()
+    with scratch.folder() as empty, variables(address):
+        os.chdir(empty)
+        session = Session(address)
+        try:
+            session.start()
+            yield session
+        finally:
+            session.end()
+            os.chdir(before)
 
 
 def _init(address: str | None) -> None:
