@@ -45,7 +45,8 @@ class CutFinder:
         """
         told = []
         for frame in rgb:
-            thumbnail = cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            step = max(1, len(frame) // (4 * SIDE))  # four rows of a large frame are enough for one
+            thumbnail = cv2.resize(frame[::step], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
             self._thumbnails.append(thumbnail.astype(np.float32))
             self._seen += 1
             if self._seen - self._told == FAR:
