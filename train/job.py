@@ -73,6 +73,9 @@ def _run(recipe: Recipe, lake: Lake, places: Places, force: bool) -> Bundle:
     stages = Stages(recipe, data, session)
     places.check_work()
     with processes.process_group():
+        processes.check_same("versions of mien", common.__version__)
+        processes.check_same("recipes", config.digest(recipe))
+        processes.check_same("faces", data.faces.crops.digest)
         trained = stages.run()
         if ranks.rank() == 0:
             _finish(recipe, places.out, session, data, trained)

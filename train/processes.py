@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -77,6 +78,18 @@ def _join() -> None:
             raise UsageError(f"this machine has too few GPUs for its workers: start no more than {gpus} on it")
         torch.cuda.set_device(local)
     dist.init_process_group(backend, timeout=PATIENCE)
+
+
+def check_same(what: str, value: str) -> None:
+    """Raises UsageError, in all processes, unless they have the same value of `what`."""
+    mine = torch.frombuffer(bytearray(hashlib.sha256(value.encode()).digest()), dtype=torch.uint8)
+    first = mine.clone()
+    take_from_first({what: first})
+    if highest(int(not torch.equal(mine, first))):
+        raise UsageError(
+            f"the processes of this training have different {what}: start all by the same command, with one version of "
+            "mien and one lake"
+        )
 
 
 def highest(value: int) -> int:

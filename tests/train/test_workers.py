@@ -13,6 +13,8 @@ from pathlib import Path
 import plain_ddp
 import pytest
 
+from benchmarks.support.s3_server import free_port
+from common import environment
 from common.bundle.folder import Bundle
 from common.cli import main
 from common.store.store import Store
@@ -136,6 +138,27 @@ def test_a_killed_training_goes_on_with_another_number_of_workers_and_zero_stage
     assert train(out, *after) == 0
     for stage, values in losses(whole).items():
         assert losses(out)[stage] == pytest.approx(values, rel=1e-5), stage
+
+
+@pytest.mark.soak
+def test_processes_with_different_recipes_do_not_train_together(
+    toy_lake: Path, toy_recipe: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [MIEN, "train", toy_recipe, *SHORT, f"seed={rank}", "--lake", toy_lake, "--out", tmp_path / "bundle"],
+            env=os.environ | environment.launched(rank, 2, port),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        last = process.communicate()[1].splitlines()[-1]
+        assert last.startswith("mien: the processes of this training have different recipes: start all by the same")
+        assert process.returncode == 2
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.soak
