@@ -24,9 +24,9 @@ HEAD = np.array([[-31.5, 0, 0], [31.5, 0, 0], [0, 38, 38], [-25, 68, 12], [25, 6
         ({"eyes": 11.9}, "low_quality"),
         ({"score": 0.89}, "low_quality"),
         ({"degenerate": True}, "low_quality"),
-        ({"nose": 26.0}, "ok"),
-        ({"nose": 28.0}, "low_quality"),  # the tip of the nose is as far to the side as in a profile
-        ({"nose": -28.0}, "low_quality"),
+        ({"nose": 10.5}, "ok"),
+        ({"nose": 11.5}, "low_quality"),  # the tip of the nose is as far to the side as in a profile
+        ({"nose": -11.5}, "low_quality"),
         ({"box": (-29.0, 100.0, 31.0, 180.0)}, "ok"),
         ({"box": (-31.0, 100.0, 29.0, 180.0)}, "low_quality"),
         ({"box": (300.0, 100.0, 360.0, 180.0)}, "low_quality"),
