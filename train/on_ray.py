@@ -40,12 +40,12 @@ def run(workers: int, words: Sequence[str], places: Places) -> int:
         options = group.GroupOptions(
             workers, PATIENCE, variables, progress=lambda: _kept(places.store), asked=lambda: request.made
         )
-        click.echo(group.run(_Command(tuple(words), here, marks, installation()), options), nl=False)
+        click.echo(group.run(Command(tuple(words), here, marks, installation()), options), nl=False)
     return 0
 
 
 @dataclass(frozen=True)
-class _Command:
+class Command:
     """The task of a worker; relative paths in `words` are of the folder `here`."""
 
     words: tuple[str, ...]

@@ -13,10 +13,11 @@ from commands import mien, start
 from ray_cluster import ray_nodes
 
 from common.bundle.folder import Bundle
+from common.errors import MienError, UsageError
+from common.run.pool import installation
 from common.store.store import Store
+from train import on_ray
 from train.checkpoint import COMPLETE
-
-pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 SHORT = (
     "mae.steps=3",
@@ -25,6 +26,21 @@ SHORT = (
     "heads.temporal.steps=20",
     "checkpoints.steps=2",
 )
+
+
+def test_a_worker_that_does_not_see_the_folders_of_the_driver_refuses(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    command = on_ray.Command(("--version",), str(tmp_path), (str(mark),), installation())
+    with pytest.raises(
+        UsageError, match=f"^the folder {tmp_path} is not the same on the node .*: name folders that all"
+    ):
+        command(print)
+
+
+def test_a_worker_with_other_code_than_the_driver_refuses(tmp_path: Path) -> None:
+    command = on_ray.Command(("--version",), str(tmp_path), (), installation() | {"version": "0"})
+    with pytest.raises(MienError, match="install the same version of mien on every node"):
+        command(print)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +58,7 @@ def assert_same_weights(found: Path, expected: Path) -> None:
         torch.testing.assert_close(one.tensors(name), two.tensors(name), rtol=0, atol=1e-6)
 
 
+@pytest.mark.soak
 def test_a_ray_of_this_machine_trains_as_processes_of_it_do_whatever_folder_the_command_runs_in(
     whole: Path, toy_lake: Path, toy_recipe: str, tmp_path: Path
 ) -> None:
@@ -56,6 +73,7 @@ def test_a_ray_of_this_machine_trains_as_processes_of_it_do_whatever_folder_the_
     assert {path.name for path in tmp_path.iterdir()} == {"train.py", "toy.yaml", "bundle", "bundle.train"}
 
 
+@pytest.mark.soak
 def test_a_training_survives_the_loss_of_a_worker_and_of_a_node(
     whole: Path, toy_lake: Path, toy_recipe: str, s3_url: str, tmp_path: Path
 ) -> None:
