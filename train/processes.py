@@ -40,6 +40,8 @@ def process_group() -> Iterator[None]:
     log.adopt("DeepSpeed")
     # Creating DeepSpeed's CPU backend would compile this operator, which only its inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # ZeRO imports an optimiser that is not used here, whose functions would load torch's compiler: 4 s.
+    deepspeed.runtime.compiler.compile = lambda: deepspeed.runtime.compiler.dummy_decorator
     if not dist.is_initialized():
         _join()
     _entered = True
