@@ -158,6 +158,12 @@ def test_what_takes_seconds_to_import_is_imported_where_it_is_used(path: Path) -
     assert not among(imports(at_import_time(tree_of(path).body)), {"open_clip", "timm", "deepspeed"})
 
 
+def test_deepspeed_is_imported_where_training_runs_and_nowhere_that_scoring_looks() -> None:
+    users = {name_of(path) for path in MODULES if among(imports(iter(list(ast.walk(tree_of(path))))), {"deepspeed"})}
+    # Of train, score may import the models alone.
+    assert users == {"train/engines.py", "train/processes.py", "train/zero.py"}
+
+
 def test_help_imports_neither_torch_nor_ray() -> None:
     program = (
         "import sys; from common.cli import main; status = main(['--help']); "
