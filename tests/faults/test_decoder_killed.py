@@ -21,6 +21,7 @@ from common.lake.layout import Lake
 from common.run.worker import STRIKES, Parcel, Worker
 from common.store.base import file_version
 from common.store.store import Store
+from ingest.cuts import FAR
 from ingest.decode.reader import RING_SLOTS, DecodeOptions
 from ingest.faces import FacesOptions
 from ingest.job import FacesProcessor, IngestConfig, destination
@@ -29,7 +30,8 @@ from ingest.synth.clips import Clip, frames
 pytestmark = pytest.mark.slow
 
 BATCH = 8
-FRAMES = (RING_SLOTS + 2) * BATCH  # a decoder cannot give them all before the first are done with
+# A decoder cannot give them all before the first are done with, which wait for the frames that cuts are judged by.
+FRAMES = (RING_SLOTS + 2) * BATCH + 2 * FAR
 
 
 @dataclass(frozen=True)
