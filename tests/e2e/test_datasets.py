@@ -96,12 +96,12 @@ def mafw(root: Path) -> None:
     ("dataset", "build", "frames"),
     [
         ("affectnet", affectnet, 1),
-        ("rafdb", rafdb, 1),
-        ("fer2013", fer, 1),
+        pytest.param("rafdb", rafdb, 1, marks=pytest.mark.soak),
+        pytest.param("fer2013", fer, 1, marks=pytest.mark.soak),
         ("ferplus", fer, 1),
         ("dfew", dfew, 2),
-        ("ferv39k", ferv39k, 2),
-        ("mafw", mafw, 2),
+        pytest.param("ferv39k", ferv39k, 2, marks=pytest.mark.soak),
+        pytest.param("mafw", mafw, 2, marks=pytest.mark.soak),
     ],
 )
 def test_a_dataset_goes_from_its_folder_to_an_evaluated_bundle(dataset, build, frames, tmp_path, capsys) -> None:

@@ -60,6 +60,7 @@ def test_without_a_model_the_importable_fer2013_scores_expressions_and_the_comma
     assert model.name.startswith(f"model=fer2013-{imported.summary['id']}-")
 
 
+@pytest.mark.soak
 def test_a_file_in_the_layout_of_emotiefflib_is_imported_and_scores(clip: Path, tmp_path: Path) -> None:
     data = onnx_files.model(10)
     file = onnx_files.write(tmp_path / "enet_b0_8_va_mtl.onnx", data)
@@ -82,6 +83,7 @@ def test_a_file_that_does_not_fit_is_wrong_usage_and_leaves_nothing(tmp_path: Pa
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.soak
 def test_a_checkpoint_of_dfer_clip_is_imported_and_scores_clips(clip: Path, tmp_path: Path) -> None:
     classes = [*(column.removeprefix("expr_") for column in sorted(SEVEN)), *FURTHER_EXPRESSIONS]
     context = torch.randn(len(classes), 8, published_clips.WIDTH, generator=torch.Generator().manual_seed(0))

@@ -60,6 +60,7 @@ def test_one_face_in_every_frame_is_one_track(clips: Path, finder: FaceFinder) -
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_frames_after_the_face_has_gone_are_carried_without_one(clips: Path, finder: FaceFinder) -> None:
     faces = find(clips / "face_noface.mov", finder)
     assert faces.frame_index.tolist() == list(range(169))
@@ -68,6 +69,7 @@ def test_frames_after_the_face_has_gone_are_carried_without_one(clips: Path, fin
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_hands_over_the_face_do_not_break_its_track(clips: Path, finder: FaceFinder) -> None:
     faces = find(clips / "WolfgangLanger_Pexels.mp4", finder, every=3)
     assert set(faces.track_id.tolist()) == {0}

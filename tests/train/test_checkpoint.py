@@ -260,7 +260,7 @@ with processes.process_group():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["", "checkpoint.part~moments:kill"])
+@pytest.mark.parametrize("fault", [pytest.param("", marks=pytest.mark.soak), "checkpoint.part~moments:kill"])
 def test_a_process_that_is_killed_loses_nothing_but_the_steps_since_its_last_checkpoint(
     fault: str, whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:

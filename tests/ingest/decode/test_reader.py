@@ -187,6 +187,7 @@ def test_frames_keep_their_durations_if_decord_fails_in_the_middle(clip: Clip, e
     np.testing.assert_allclose(duration_s, [every / 25] * len(index))
 
 
+@pytest.mark.soak
 def test_both_decoders_give_the_same_pixels(clips: Path) -> None:
     for name in ("WolfgangLanger_Pexels.mp4", "face_noface.mov", "flipping_a_pancake.mkv"):
         ours, theirs = (frames_of(clips / name, 4, decoder=decoder) for decoder in ("pyav", "decord"))
