@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from common.errors import UsageError
 from common.lake.layout import Lake
 from common.store.store import Store
 from examples import small_clip
-from train import bootstrap, clip_report, confusion_picture, job, loop, metrics, recipe, study
+from train import bootstrap, clip_report, confusion_picture, job, loop, metrics, processes, recipe, study
 from train.clip_stage import ClipTraining
 from train.data import training
 from train.models import dfer_clip
@@ -206,6 +207,24 @@ def test_a_stage_without_clips_is_refused(recipe_of: Callable, toy_lake: Path, t
         stage_of(recipe_of("clips.cut.shortest=9"), toy_lake, tmp_path)
     with pytest.raises(UsageError, match="clips cannot be validated"):
         stage_of(recipe_of("data.validation=none*", "clips.validations_per_epoch=1"), toy_lake, tmp_path)
+
+
+@pytest.mark.soak
+def test_every_zero_stage_trains_a_model_of_clips_alike(recipe_of: Callable, toy_lake: Path, tmp_path: Path) -> None:
+    chosen = recipe_of("clips.epochs=null", "clips.steps=4")
+    faces = training.read(chosen, Lake(str(toy_lake)), tmp_path).faces
+    losses = []
+    with processes.process_group():
+        for zero in range(4):
+            work = tmp_path / str(zero)
+            work.mkdir()
+            session = loop.Session(0, zero, "float32", "cpu", work, Store(str(work)))
+            stage = ClipTraining(chosen, faces, session)
+            loop.fit("clips", stage.objective, stage.batch_at, chosen.clips, session, len(stage.clips))
+            losses.append([json.loads(line)["loss"] for line in (work / "clips.jsonl").read_text().splitlines()])
+    assert len(losses[0]) == 4
+    for found in losses[1:]:
+        assert found == pytest.approx(losses[0], rel=1e-5)
 
 
 # --- a run
